@@ -1,0 +1,31 @@
+"""What a bootstrap peer does: be there."""
+
+from __future__ import annotations
+
+from swarm.bootstrap.config import BootstrapConfig
+from swarm.directory import Directory
+from swarm.errors import DaemonDied
+from swarm.network import NetworkConfig, Peer, best_first, parse_addrs
+
+
+async def introduce(config: BootstrapConfig) -> None:
+    """Introduce peers until cancelled; prints the addresses, then the `ready` line, when others can come.
+
+    Raises:
+        AddressInvalid, AddressInUse, IdentityInUse, UsageError: The configuration cannot work.
+        DaemonDied: The libp2p daemon ended, or gives no address to dial.
+    """
+    initial_peers = parse_addrs(config.initial_peers)
+    network = NetworkConfig(
+        host_maddrs=config.host_maddrs or (f"/ip4/0.0.0.0/tcp/{config.port}",),
+        announce_maddrs=config.announce_maddrs,
+        identity_path=config.identity_path,
+    )
+    async with Peer.open(network) as peer, Directory.open(peer, initial_peers=initial_peers):
+        if not peer.addrs:
+            raise DaemonDied(f"the libp2p daemon listens nowhere of {', '.join(network.host_maddrs)}")
+        best, *others = best_first(peer.addrs)
+        for addr in others:
+            print(f"addr={addr}")
+        print(f"ready peer={peer.peer_id} addr={best}", flush=True)
+        await peer.wait_failed()

@@ -1,0 +1,67 @@
+"""The console script `swarm`: one entry point for all commands, `swarm server ...` = `python -m swarm.server ...`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import cast
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: What follows `swarm`.
+        target: The module whose `main(argv) -> int` runs it; imported only then.
+        text: One line for `swarm --help`.
+    """
+
+    name: str
+    target: str
+    text: str
+
+
+COMMANDS = (
+    Command("server", "swarm.server.__main__", "serve some blocks of a model"),
+    Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
+    Command("demo", "swarm.demo.__main__", "run a whole swarm on this machine and answer a prompt"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` (None is the process's own) begins with; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = words[0] if words else "--help"
+    if first in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if first == "--version":
+        print(f"swarm {metadata.version('swarm')}")
+        return 0
+    for command in COMMANDS:
+        if command.name == first:
+            run_command = cast(Callable[[Sequence[str]], int], import_module(command.target).main)
+            return run_command(words[1:])
+    print(f"{usage()}\n\nswarm: error: no command {first!r}; choose one of the above", file=sys.stderr)
+    return 2
+
+
+def usage() -> str:
+    """Return the help text: a line for each command."""
+    width = max(len(command.name) for command in COMMANDS) + 2
+    lines = [f"  {command.name:<{width}}{command.text}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: swarm [--help] [--version] COMMAND ...",
+            "",
+            "Run big language models together: each peer serves some of the blocks.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`swarm COMMAND --help` tells the flags of a command.",
+        ]
+    )

@@ -1,0 +1,130 @@
+"""`AutoModelForCausalLM` and `AutoTokenizer`: one line to a model in a swarm."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer as TransformersTokenizer
+from transformers import GenerationConfig
+
+from swarm.blocks import Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
+from swarm.client.bridge import bridge
+from swarm.client.config import ClientConfig
+from swarm.client.connection import Connection
+from swarm.client.model import SwarmForCausalLM
+from swarm.client.session import Model
+from swarm.errors import ModelNotFound, UsageError
+
+DEFAULT_MODEL = "smollm2-135m"
+
+_connections: dict[ClientConfig, Connection] = {}
+_lock = threading.Lock()
+
+
+class AutoModelForCausalLM:
+    """Makes models whose blocks are in a swarm."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        initial_peers: Sequence[str],
+        dtype: str | Any = "auto",
+        **options: Any,
+    ) -> SwarmForCausalLM:
+        """Join a swarm and load the two ends of a model: embeddings, final norm and head.
+
+        Args:
+            model: Folder, .gguf file, hub id or bundled name; left out, the swarm's only model.
+            initial_peers: Multiaddrs of any peers of the swarm.
+            dtype: Of embeddings, norm and head: "auto", a name, or a torch.dtype.
+            options: Fields of `ClientConfig`.
+
+        Raises:
+            SwarmUnreachable: No initial peer answers.
+            AddressInvalid: One of them is malformed.
+            ModelNotFound: No such model here; or none left out, and the swarm serves none or several.
+            UnsupportedModel, CheckpointCorrupt: The files cannot be used.
+            UsageError: An unknown option.
+        """
+        config = _config(initial_peers, options)
+        connection = _connect(config)
+        name = str(model) if model is not None else bridge().run(connection.only_model())
+        checkpoint = _open(name, was_given=model is not None)
+        ends = ModelEnds.load(checkpoint, dtype=resolve_dtype(str(dtype).removeprefix("torch."), checkpoint))
+        known = Model(
+            name=checkpoint.name, fingerprint=checkpoint.fingerprint, hidden_size=checkpoint.config.hidden_size
+        )
+        return SwarmForCausalLM(
+            checkpoint.config.to_transformers(),
+            ends=ends,
+            model=known,
+            connection=connection,
+            generation_config=_generation_config(checkpoint),
+        )
+
+
+class AutoTokenizer:
+    """Makes transformers' tokenizers for all that MODEL may be, GGUF files and the bundled model included."""
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **options: Any) -> Any:
+        """Return the tokenizer of a model.
+
+        Args:
+            model: Folder, .gguf file, hub id or bundled name.
+            options: As of transformers' `AutoTokenizer`.
+
+        Raises:
+            ModelNotFound: No such model here.
+        """
+        if "trust_remote_code" in options:
+            raise UsageError("trust_remote_code: code that comes with a model is never run here")
+        path = open_checkpoint(model).path
+        if path.is_file():
+            return TransformersTokenizer.from_pretrained(path.parent, gguf_file=path.name, **options)
+        return TransformersTokenizer.from_pretrained(path, **options)
+
+
+def _config(initial_peers: Sequence[str], options: dict[str, Any]) -> ClientConfig:
+    known = {field.name for field in fields(ClientConfig)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise UsageError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    if isinstance(initial_peers, str) or not initial_peers:
+        raise UsageError("initial_peers: give a list with at least one multiaddr of a peer of the swarm")
+    return ClientConfig(initial_peers=tuple(initial_peers), **options)
+
+
+def _connect(config: ClientConfig) -> Connection:
+    """Return the connection of this configuration, started; models with equal ones share it."""
+    with _lock:
+        connection = _connections.get(config)
+        if connection is None or not connection.is_alive:
+            connection = Connection(config)
+            bridge().run(connection.start())
+            bridge().at_exit(connection.close)
+            _connections[config] = connection
+        return connection
+
+
+def _open(name: str, *, was_given: bool) -> Checkpoint:
+    try:
+        return open_checkpoint(name)
+    except ModelNotFound as error:
+        if was_given:
+            raise
+        raise ModelNotFound(f"the swarm serves {name}, whose files are not here ({error}): give the model's path") from error
+
+
+def _generation_config(checkpoint: Checkpoint) -> GenerationConfig | None:
+    folder = Path(checkpoint.path)
+    if folder.is_dir() and (folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return None

@@ -1,0 +1,213 @@
+"""The remote cache: what transformers' `generate` takes for a KV cache, while the KV is elsewhere.
+
+It knows, for each row of the batch, which tokens the hops hold, and turns what generation does to
+a cache into positions: a step begins where the cache ends, `crop` moves that place back, and
+`reorder_cache` makes a row start from another row's slots. Nothing of this costs a message: it
+travels with the next step. Padding stays here: hops see each row's real tokens only.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from swarm.client.session import Session
+from swarm.errors import PromptTooLong, UsageError
+from swarm.wire import Row
+
+UNKNOWN = -1
+"""Stands for a token that was given as an embedding."""
+
+
+class SessionSource:
+    """Opens a session when it is first needed, runs its steps, and closes it; all calls wait.
+
+    Args:
+        open_session: Opens a session over the best route.
+        run_step: Runs one step of it.
+        close: Closes it without waiting; may be called from a finalizer.
+    """
+
+    def __init__(
+        self,
+        open_session: Callable[[], Session],
+        run_step: Callable[[Session, list[Row], Tensor], Tensor],
+        close: Callable[[Session], None],
+    ) -> None:
+        self._open_session = open_session
+        self._run_step = run_step
+        self._close = close
+        self.session: Session | None = None
+
+    def step(self, rows: list[Row], hidden: Tensor) -> Tensor:
+        """As `Session.step`."""
+        if self.session is None:
+            self.session = self._open_session()
+        return self._run_step(self.session, rows, hidden)
+
+    def close(self) -> None:
+        """Close the session, if one was opened."""
+        session, self.session = self.session, None
+        if session is not None:
+            self._close(session)
+
+
+class RemoteCache(Cache):
+    """A `Cache` whose keys and values live on the hops of a session.
+
+    The session is opened with the first step and closed when this object is gone.
+
+    Attributes:
+        ids: (B, S) tokens held, padding included; `UNKNOWN` for embeddings.
+        valid: (B, S) which of them are real.
+    """
+
+    def __init__(self, source: SessionSource, *, max_length: int) -> None:
+        super().__init__(layers=[])
+        self._source = source
+        self._max_length = max_length
+        weakref.finalize(self, source.close)
+        self._forget()
+
+    @property
+    def session(self) -> Session | None:
+        """The session in use; None before the first step."""
+        return self._source.session
+
+    @property
+    def is_compileable(self) -> bool:
+        """Never: steps leave the process."""
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        """Always."""
+        return True
+
+    def activate_past_recording(self) -> None:
+        """Nothing to do: any position can be rolled back to."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return how many columns (padding included) are held."""
+        return self.ids.shape[1]
+
+    def get_max_length(self) -> int:
+        """Return the most tokens that a row can hold."""
+        return self._max_length
+
+    def crop(self, max_length: int) -> None:
+        """Drop the last -`max_length` columns (transformers' convention); a positive number is how many to keep."""
+        keep = max_length if max_length > 0 else self.get_seq_length() + max_length
+        self.ids = self.ids[:, : max(0, keep)]
+        self.valid = self.valid[:, : max(0, keep)]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row i go on from what row beam_idx[i] holds."""
+        order = beam_idx.to("cpu", torch.long)
+        self.ids, self.valid = self.ids[order], self.valid[order]
+        self._sources = [self._sources[row] for row in order.tolist()]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the given rows, in this order."""
+        self.reorder_cache(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times."""
+        self.reorder_cache(torch.arange(len(self.ids)).repeat_interleave(repeats))
+
+    def reset(self) -> None:
+        """Drop everything, the session too."""
+        self._source.close()
+        self._forget()
+
+    def rewind(self, ids: Tensor, valid: Tensor) -> None:
+        """Roll back to the longest beginning that is shared with a new prompt, short of its last token.
+
+        Args:
+            ids: (B, S) the new prompt, the whole conversation.
+            valid: (B, S) bool.
+        """
+        held = self.get_seq_length()
+        if held and len(ids) != len(self.ids):
+            self.reset()
+            return
+        shared = min(held, ids.shape[1] - 1)
+        if shared > 0:
+            equal = (ids[:, :shared] == self.ids[:, :shared]) & (valid[:, :shared] == self.valid[:, :shared])
+            shared = int(equal.all(0).long().cumprod(0).sum())
+        if held:
+            self.crop(shared - held)
+
+    def advance(self, ids: Tensor | None, embeds: Tensor, valid: Tensor, *, keep: int) -> Tensor:
+        """Append T columns and return the last block's output for the last `keep` of them.
+
+        Args:
+            ids: (B, T), or None if only embeddings are known.
+            embeds: (B, T, D).
+            valid: (B, T) bool; padding is False and is not sent.
+            keep: 1 to T.
+
+        Returns:
+            (B, keep, D); zeros at padding.
+
+        Raises:
+            PromptTooLong: A row would hold more than the context; nothing was sent.
+            UsageError: The batch has another size than before.
+        """
+        batch = len(embeds)
+        ids = torch.full(embeds.shape[:2], UNKNOWN) if ids is None else ids
+        if not self.get_seq_length() and batch != len(self.ids):
+            self._forget(batch)
+        if batch != len(self.ids):
+            raise UsageError(f"the cache holds {len(self.ids)} rows, this step has {batch}: start a new cache")
+        lengths = self.valid.sum(1).tolist()
+        self._check_length(lengths, valid)
+        twins = list(range(batch)) if self.get_seq_length() else _first_equal_rows(ids, embeds, valid)
+        senders = sorted(set(twins))
+        rows = [self._row(row, lengths[row], valid[row], keep) for row in senders]
+        hidden = embeds[senders][valid[senders]]  # (T of all rows, D)
+        is_idle = all(row.length == 0 and row.sequence == row.source for row in rows)
+        kept = hidden[:0] if is_idle else self._source.step(rows, hidden)
+        self.ids = torch.cat([self.ids, ids.to("cpu")], 1)
+        self.valid = torch.cat([self.valid, valid], 1)
+        self._sources = twins
+        output = kept.new_zeros(len(senders), keep, embeds.shape[-1])
+        output[valid[senders, -keep:]] = kept  # (B', keep, D)
+        return output if len(senders) == batch else output[[senders.index(row) for row in twins]]
+
+    def _row(self, row: int, length: int, valid: Tensor, keep: int) -> Row:
+        return Row(row, self._sources[row], length, int(valid.sum()), int(valid[-keep:].sum()))
+
+    def _check_length(self, lengths: list[int], valid: Tensor) -> None:
+        longest = max(length + int(new) for length, new in zip(lengths, valid.sum(1), strict=True))
+        if longest > self._max_length:
+            raise PromptTooLong(
+                f"{longest} tokens are more than the {self._max_length} that the model's context (or max_length) holds: "
+                "shorten the prompt"
+            )
+
+    def _forget(self, batch: int = 0) -> None:
+        self.ids = torch.empty(batch, 0, dtype=torch.long)
+        self.valid = torch.empty(batch, 0, dtype=torch.bool)
+        self._sources = list(range(batch))
+
+
+def _first_equal_rows(ids: Tensor, embeds: Tensor, valid: Tensor) -> list[int]:
+    """For each row the first one that equals it: beams and repeated prompts are prefilled once."""
+    first: list[int] = []
+    for row in range(len(embeds)):
+        equal = (
+            other
+            for other in range(row)
+            if first[other] == other
+            and torch.equal(valid[row], valid[other])
+            and torch.equal(ids[row], ids[other])
+            and torch.equal(embeds[row], embeds[other])
+        )
+        first.append(next(equal, row))
+    return first
+

@@ -1,0 +1,52 @@
+"""What a client's user decides; `from_pretrained` takes each field by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.errors import UsageError
+from swarm.wire.messages import CODECS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long the client waits, in seconds.
+
+    Attributes:
+        join: For the first of the initial peers to answer.
+        coverage: For servers of all blocks to appear, before `BlocksMissing`.
+        open: For a hop to be dialled and to accept a session.
+        step: For a step's result; each chunk of a long prompt that comes back starts it anew.
+    """
+
+    join: float = 10.0
+    coverage: float = 10.0
+    open: float = 15.0
+    step: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientConfig:
+    """How a client finds servers and talks to them.
+
+    Attributes:
+        initial_peers: Multiaddrs of any peers of the swarm, each ending in /p2p/ID.
+        codec: How activations travel: "auto" is the widest dtype among the route's hops, so that
+            nothing is lost; "int8" is a quarter of float32, with a bounded error.
+        chunk_tokens: Tokens per step of a long prompt: small enough that the hops work at the
+            same time and others' steps slip in between, large enough for full-speed matmuls.
+        view_age: Seconds for which a view of the swarm is reused.
+        timeouts: See `Timeouts`.
+    """
+
+    initial_peers: tuple[str, ...]
+    codec: str = "auto"
+    chunk_tokens: int = 128
+    view_age: float = 5.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+    def __post_init__(self) -> None:
+        if self.codec != "auto" and self.codec not in CODECS:
+            raise UsageError(f"codec {self.codec!r}: give auto or one of {', '.join(CODECS)}")
+        if not 1 <= self.chunk_tokens <= 1024:
+            raise UsageError(f"chunk_tokens={self.chunk_tokens}: give 1 to 1024")

@@ -1,0 +1,115 @@
+"""Where the time of a step goes: what the hops say of themselves, and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from swarm.types import Hop
+from swarm.wire import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """One step as the client saw it.
+
+    Attributes:
+        tokens: Tokens sent in it.
+        seconds: From handing it to the first channel until its result was here.
+        hops: What each hop says it spent.
+    """
+
+    tokens: int
+    seconds: float
+    hops: tuple[Timing, ...]
+
+    @property
+    def compute(self) -> float:
+        """Seconds that all hops together spent in their blocks."""
+        return sum(hop.compute for hop in self.hops) / 1e6
+
+    @property
+    def network(self) -> float:
+        """Seconds that no hop accounts for: the wire, the daemons, waking up."""
+        return max(0.0, self.seconds - sum(hop.total for hop in self.hops) / 1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopTimes:
+    """Medians of one hop over recent decode steps, in seconds.
+
+    Attributes:
+        hop: The blocks and who runs them.
+        queue: Waiting for the compute thread.
+        compute: In the blocks.
+        handling: Between the network and the engine, both ways.
+    """
+
+    hop: Hop
+    queue: float
+    compute: float
+    handling: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Medians over recent steps, in seconds; printing it gives a table.
+
+    Attributes:
+        hops: In the order of the route.
+        network: All legs of the route together, the client's own loop included.
+        step: A whole step; hops and network sum up to it.
+        num_steps: How many steps the medians are over.
+    """
+
+    hops: tuple[HopTimes, ...]
+    network: float
+    step: float
+    num_steps: int
+
+    @property
+    def overhead_per_hop(self) -> float:
+        """What a hop costs beside its compute: transport and scheduling, in seconds."""
+        compute = sum(times.compute for times in self.hops)
+        return (self.step - compute) / max(1, len(self.hops))
+
+    def __str__(self) -> str:
+        lines = [f"{'blocks':>9}  {'peer':<12} {'queue':>9} {'compute':>9} {'handling':>9}"]
+        for times in self.hops:
+            hop = times.hop
+            lines.append(
+                f"{f'{hop.start}:{hop.end}':>9}  …{hop.peer[-10:]:<11} "
+                f"{_ms(times.queue)} {_ms(times.compute)} {_ms(times.handling)}"
+            )
+        lines.append(f"network {_ms(self.network)} · a step {_ms(self.step)} · median of {self.num_steps} steps")
+        return "\n".join(lines)
+
+
+def explain(hops: Sequence[Hop], steps: Sequence[StepTiming]) -> Explanation:
+    """Return the medians of the smallest steps (the decode ones) among `steps`; zeros if there are none."""
+    fewest = min((step.tokens for step in steps), default=0)
+    decode = [step for step in steps if step.tokens == fewest and len(step.hops) == len(hops)]
+    if not decode:
+        empty = tuple(HopTimes(hop=hop, queue=0.0, compute=0.0, handling=0.0) for hop in hops)
+        return Explanation(hops=empty, network=0.0, step=0.0, num_steps=0)
+    times = tuple(_hop_times(hop, [step.hops[index] for step in decode]) for index, hop in enumerate(hops))
+    return Explanation(
+        hops=times,
+        network=median(step.network for step in decode),
+        step=median(step.seconds for step in decode),
+        num_steps=len(decode),
+    )
+
+
+def _hop_times(hop: Hop, timings: list[Timing]) -> HopTimes:
+    return HopTimes(
+        hop=hop,
+        queue=median(timing.queue for timing in timings) / 1e6,
+        compute=median(timing.compute for timing in timings) / 1e6,
+        handling=median(timing.total - timing.queue - timing.compute for timing in timings) / 1e6,
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:6.2f} ms"

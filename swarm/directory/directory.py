@@ -1,0 +1,229 @@
+"""The directory: who serves what, as signed records that expire.
+
+It holds nothing that a route may rely on for longer than a record's life, and decides nothing: a
+view is a snapshot, planning is done elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from multiaddr import Multiaddr
+
+from swarm.clock import Clock, SystemClock
+from swarm.directory.config import MAX_AHEAD, MAX_MODELS, MAX_REGISTRY_ENTRIES, Timeouts
+from swarm.directory.joining import Joining
+from swarm.directory.node import Node
+from swarm.directory.signed import (
+    REGISTRY_KEY,
+    RegistryEntry,
+    model_key,
+    open_value,
+    seal_entry,
+    seal_record,
+)
+from swarm.directory.swarm_time import SWARM_TIME
+from swarm.errors import DaemonDied, SwarmUnreachable
+from swarm.log import get_logger
+from swarm.network import Peer
+from swarm.types import ModelEntry, ServerRecord, ServerState, View
+
+_GOODBYE_OUTLIVES = 0.5
+"""Seconds by which a goodbye outlives the record that it replaces; more would delay a server that comes back."""
+
+logger = get_logger(__name__)
+
+
+class Directory:
+    """Our part of the swarm's directory. Made by `Directory.open`."""
+
+    def __init__(self, peer: Peer, node: Node, joining: Joining, clock: Clock) -> None:
+        self._peer = peer
+        self._node = node
+        self._joining = joining
+        self._clock = clock
+        self._expiries: dict[str, float] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        peer: Peer,
+        *,
+        initial_peers: Sequence[Multiaddr] = (),
+        client_mode: bool = False,
+        timeouts: Timeouts | None = None,
+    ) -> AsyncIterator[Directory]:
+        """Take part in the directory until the block is left.
+
+        Tries all initial peers at once and returns when one answered, or all failed, or `Timeouts.join`
+        seconds are over; in the last two cases it goes on trying in the background.
+
+        Args:
+            initial_peers: Whom to join through, each ending in /p2p/ID; without any we are the first.
+            client_mode: Store nothing for others, and stay out of their routing tables.
+
+        Raises:
+            DaemonDied: The peer's daemon does not answer.
+        """
+        timeouts = timeouts or Timeouts()
+        try:
+            node = await Node.start(peer.p2p, timeouts, is_client=client_mode)
+        except TimeoutError as error:
+            raise DaemonDied("the libp2p daemon does not answer; start the process again") from error
+        joining = Joining(peer, node, initial_peers, timeouts)
+        directory = cls(peer, node, joining, SystemClock())
+        try:
+            await joining.try_all()
+            async with _background(joining):
+                yield directory
+        finally:
+            await node.stop()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether we know at least one other member of the directory."""
+        return self._joining.is_connected
+
+    async def wait_connected(self, timeout: float) -> None:
+        """Wait until somebody else is there.
+
+        Raises:
+            SwarmUnreachable: Nobody within `timeout` seconds; names each initial peer and why it failed.
+        """
+        connected = asyncio.Event()
+        self._joining.on_joined(connected.set)
+        if self.is_connected:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await connected.wait()
+        except TimeoutError as error:
+            reasons = "; ".join(self._joining.failures.values()) or "no initial peers were given"
+            raise SwarmUnreachable(f"no initial peer answers within {timeout:g} s: {reasons}") from error
+
+    def on_joined(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever we were alone and are no more; what we announced before may be known to nobody."""
+        self._joining.on_joined(listener)
+
+    async def announce(self, record: ServerRecord, *, ttl: float) -> bool:
+        """Publish our own record for `ttl` seconds, replacing the one before; whether anybody stored it.
+
+        The record's own `expires_at` is not looked at. Also enters the model in the registry, unless
+        enough others have.
+
+        Raises:
+            ValueError: Somebody else's record, or a ttl that the directory refuses.
+        """
+        if record.peer != self._peer.peer_id:
+            raise ValueError(f"record of {record.peer}; only our own, {self._peer.peer_id}, can be announced")
+        if not 0 < ttl <= MAX_AHEAD / 2:
+            raise ValueError(f"ttl of {ttl} s; more than 0 and at most {MAX_AHEAD / 2:g} are possible")
+        try:
+            is_stored = await self._store(record, SWARM_TIME.now() + ttl)
+            await self._register(record, ttl)
+        except TimeoutError:
+            logger.warning("announcing took too long")
+            return False
+        return is_stored
+
+    async def withdraw(self, record: ServerRecord) -> None:
+        """Say goodbye: an OFFLINE record that outlives the last announced one by a little."""
+        key = model_key(record.model)
+        expires_at = max(self._expiries.get(key, 0.0), SWARM_TIME.now()) + _GOODBYE_OUTLIVES
+        try:
+            await self._store(replace(record, state=ServerState.OFFLINE), expires_at)
+        except TimeoutError:
+            logger.warning("the goodbye took too long; others will notice by the record's expiry")
+
+    async def view(self, model: str) -> View:
+        """Return a snapshot of all live records of `model`; empty if nobody serves it.
+
+        Raises:
+            SwarmUnreachable: The search took too long.
+        """
+        records = tuple(record for record in await self._find(model_key(model)) if isinstance(record, ServerRecord))
+        alive = tuple(record for record in records if record.state is not ServerState.OFFLINE)
+        return View(model=model, records=alive, taken_at=self._clock.unix())
+
+    async def models(self) -> tuple[ModelEntry, ...]:
+        """Return the models that are served now, those with most servers first.
+
+        Raises:
+            SwarmUnreachable: A search took too long.
+        """
+        entries = [entry for entry in await self._find(REGISTRY_KEY) if isinstance(entry, RegistryEntry)]
+        names = [name for name, _ in Counter(entry.name for entry in entries).most_common(MAX_MODELS)]
+        views = await asyncio.gather(*(self.view(name) for name in names))
+        served = Counter(
+            (record.model, record.fingerprint, record.num_blocks) for view in views for record in view.records
+        )
+        return tuple(
+            ModelEntry(name=name, fingerprint=fingerprint, num_blocks=num_blocks, num_servers=count)
+            for (name, fingerprint, num_blocks), count in served.most_common()
+        )
+
+    async def _store(self, record: ServerRecord, expires_at: float) -> bool:
+        key = model_key(record.model)
+        # The DHT takes a record over an older one only if it expires later.
+        expires_at = max(expires_at, self._expiries.get(key, 0.0) + 0.001)
+        if await self._store_sealed(key, record, expires_at):
+            return True
+        # Another life of this peer may have left a record that expires later than ours does.
+        _, latest = (await self._node.get(key)).get(self._peer.peer_id, (None, 0.0))
+        return latest >= expires_at and await self._store_sealed(key, record, latest + 0.001)
+
+    async def _store_sealed(self, key: str, record: ServerRecord, expires_at: float) -> bool:
+        value = seal_record(record, self._peer.identity, expires_at=expires_at)
+        is_stored = await self._node.store(key, self._peer.peer_id, value, expires_at)
+        if is_stored:
+            self._expiries[key] = expires_at
+        return is_stored
+
+    async def _register(self, record: ServerRecord, ttl: float) -> None:
+        now = SWARM_TIME.now()
+        others = 0
+        for subkey, (value, expires_at) in (await self._node.get(REGISTRY_KEY)).items():
+            entry = open_value(REGISTRY_KEY, subkey, value, expires_at)
+            is_same = isinstance(entry, RegistryEntry) and entry.name == record.model
+            if is_same and subkey != self._peer.peer_id and expires_at > now + ttl / 3:
+                others += 1
+        if others >= MAX_REGISTRY_ENTRIES:
+            return
+        entry = RegistryEntry(record.model, record.fingerprint, record.num_blocks)
+        expires_at = now + ttl
+        value = seal_entry(entry, self._peer.identity, expires_at=expires_at)
+        await self._node.store(REGISTRY_KEY, self._peer.peer_id, value, expires_at)
+
+    async def _find(self, key: str) -> list[ServerRecord | RegistryEntry]:
+        try:
+            found = await self._node.get(key)
+        except TimeoutError as error:
+            raise SwarmUnreachable(f"looking up {key} took too long; is the network up?") from error
+        now = SWARM_TIME.now()
+        opened = []
+        for subkey, (value, expires_at) in found.items():
+            if now < expires_at <= now + MAX_AHEAD:
+                opened.append(_localised(open_value(key, subkey, value, expires_at)))
+        return [each for each in opened if each is not None]
+
+
+@asynccontextmanager
+async def _background(joining: Joining) -> AsyncIterator[None]:
+    # Not a TaskGroup: it would wrap what the block raises, and this one task handles its own faults.
+    task = asyncio.create_task(joining.stay())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _localised(found: ServerRecord | RegistryEntry | None) -> ServerRecord | RegistryEntry | None:
+    if isinstance(found, ServerRecord):
+        return replace(found, expires_at=SWARM_TIME.to_local(found.expires_at))
+    return found

@@ -1,0 +1,139 @@
+"""hivemind's DHT node, started, guarded and ended as we need it; each call has a deadline.
+
+Searches of hivemind trust three things that a stranger sends: a date beside a dictionary (one that
+says "never expires" ends the search with whatever he gave), the dictionary's own bookkeeping (a
+wrong type there makes the search hang), and that values are msgpack. The validator settles the last;
+the guard here rebuilds each dictionary from its checked entries, which settles the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hivemind.dht import DHTNode
+from hivemind.dht.routing import DHTID
+from hivemind.dht.storage import DictionaryDHTValue
+from hivemind.p2p import P2PDaemonError, PeerID
+from hivemind.proto import dht_pb2
+from hivemind.utils.timed_storage import ValueWithExpiration
+
+from swarm.directory.config import NUM_REPLICAS, Timeouts
+from swarm.directory.signed import SignedRecords
+from swarm.directory.swarm_time import SWARM_TIME, install
+from swarm.log import get_logger
+from swarm.types import PeerId
+
+logger = get_logger(__name__)
+
+
+class Node:
+    """One node of the DHT on a peer's P2P."""
+
+    def __init__(self, node: Any, timeouts: Timeouts, *, is_client: bool) -> None:
+        self._node = node
+        self._timeouts = timeouts
+        self._is_client = is_client
+
+    @classmethod
+    async def start(cls, p2p: Any, timeouts: Timeouts, *, is_client: bool) -> Node:
+        """Start a node that knows nobody yet.
+
+        Raises:
+            TimeoutError: The daemon did not answer.
+        """
+        install()
+        async with asyncio.timeout(timeouts.call):
+            node = await DHTNode.create(
+                p2p=p2p,
+                num_replicas=NUM_REPLICAS,
+                wait_timeout=timeouts.call,
+                client_mode=is_client,
+                record_validator=SignedRecords(),
+                # A view must be fresh, and caches would spread goodbyes late; refreshing them also leaves tasks behind.
+                cache_locally=False,
+                cache_nearest=0,
+                cache_on_store=False,
+                cache_refresh_before_expiry=0,
+            )
+        _guard(node.protocol)
+        return cls(node, timeouts, is_client=is_client)
+
+    @property
+    def num_neighbours(self) -> int:
+        """Nodes in our routing table."""
+        return len(self._node.protocol.routing_table.uid_to_peer_id)
+
+    def knows(self, peer: PeerId) -> bool:
+        """Whether `peer` is in our routing table."""
+        return PeerID.from_base58(peer) in self._node.protocol.routing_table
+
+    async def ping(self, peer: PeerId) -> float | None:
+        """Make `peer`'s acquaintance; return by how many seconds its clock is ahead of the swarm's time as we know it.
+
+        Returns None if it tells no time. Raises whatever made the call fail.
+        """
+        protocol, remote = self._node.protocol, PeerID.from_base58(peer)
+        asked_at = SWARM_TIME.now()
+        stub = protocol.get_stub(remote)
+        answer = await stub.rpc_ping(dht_pb2.PingRequest(peer=protocol.node_info), timeout=self._timeouts.call)
+        midway = (asked_at + SWARM_TIME.now()) / 2
+        if answer.peer.node_id:
+            await protocol.update_routing_table(DHTID.from_bytes(answer.peer.node_id), remote, responded=True)
+        return float(answer.dht_time) - midway if answer.dht_time else None
+
+    async def look_around(self) -> None:
+        """Search for our own id, which fills the routing table and makes us known."""
+        async with asyncio.timeout(self._timeouts.get):
+            await self._node.find_nearest_nodes([self._node.node_id])
+
+    async def store(self, key: str, subkey: PeerId, value: list[bytes], expires_at: float) -> bool:
+        """Store a value; whether at least one node took it.
+
+        Raises:
+            TimeoutError: It took longer than `Timeouts.store`.
+        """
+        async with asyncio.timeout(self._timeouts.store):
+            return bool(await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self._is_client))
+
+    async def get(self, key: str) -> dict[object, tuple[object, float]]:
+        """Return the newest values under `key` by subkey, each with its expiry in the swarm's time.
+
+        Raises:
+            TimeoutError: The search took longer than `Timeouts.get`.
+        """
+        async with asyncio.timeout(self._timeouts.get):
+            found = await self._node.get(key, latest=True)
+        if found is None or not isinstance(found.value, Mapping):
+            return {}
+        return {subkey: (entry.value, entry.expiration_time) for subkey, entry in found.value.items()}
+
+    async def stop(self) -> None:
+        """Take no calls any more."""
+        try:
+            async with asyncio.timeout(self._timeouts.close):
+                await self._node.shutdown()
+        except (TimeoutError, OSError, P2PDaemonError) as error:  # the daemon may be gone already
+            logger.debug("node did not stop in order: %s", error)
+
+
+def _guard(protocol: Any) -> None:
+    trusting = protocol.call_find
+
+    async def call_find(peer: PeerID, keys: Collection[DHTID]) -> dict[Any, Any] | None:
+        output = await trusting(peer, keys)
+        if output is None:
+            return None
+        return {key: (_rebuilt(found), nearest) for key, (found, nearest) in output.items()}
+
+    protocol.call_find = call_find
+
+
+def _rebuilt(found: Any) -> Any:
+    if found is None or not isinstance(found.value, DictionaryDHTValue):
+        return None  # a value without subkeys is never one of ours
+    clean = DictionaryDHTValue()
+    for subkey, entry in found.value.items():
+        clean.store(subkey, entry.value, entry.expiration_time)
+    return ValueWithExpiration(clean, clean.latest_expiration_time) if clean.data else None

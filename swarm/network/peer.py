@@ -1,0 +1,294 @@
+"""A peer of the network: an identity, a libp2p daemon, and channels to others.
+
+Ownership: `Peer.open` owns the daemon and two tasks (watchdog, heartbeat); the peer owns its
+channels. All of them end with the `async with` block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from hivemind.p2p import PeerID
+from hivemind.proto import p2pd_pb2
+from hivemind.utils.multiaddr import Multiaddr as DaemonMultiaddr
+from multiaddr import Multiaddr
+
+from swarm.errors import DaemonDied, PeerUnreachable, SwarmError
+from swarm.log import get_logger
+from swarm.network import dialling
+from swarm.network.addresses import parse_addr, parse_host_addr, peer_id_of
+from swarm.network.channel import Channel, Receiver
+from swarm.network.config import NetworkConfig
+from swarm.network.daemon import Daemon
+from swarm.network.identity import Identity
+from swarm.network.launching import running_daemon
+from swarm.network.opening import STREAM_PROTOCOL, Opening
+from swarm.network.stream import Stream
+from swarm.types import PeerId
+
+BACKLOG = 4096
+"""Streams that may wait while the loop is busy: the usual 100 loses streams in bursts."""
+
+Handler = Callable[[Channel], Receiver]
+"""Called with each inbound channel once Hellos were exchanged; returns who receives its messages."""
+
+logger = get_logger(__name__)
+
+
+class Peer:
+    """We, in the network. Made by `Peer.open`.
+
+    Attributes:
+        identity: Our key.
+        addrs: Whole multiaddrs at which others can dial us; empty for a pure client.
+        config: As given.
+    """
+
+    def __init__(self, daemon: Daemon, identity: Identity, config: NetworkConfig) -> None:
+        self.identity = identity
+        self.config = config
+        self.addrs: tuple[Multiaddr, ...] = ()
+        self._daemon = daemon
+        self._channels: set[Channel] = set()
+        self._dialled: dict[PeerId, Channel] = {}
+        self._attempts: dict[PeerId, asyncio.Task[Channel]] = {}
+        self._handler: Handler | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Our peer id."""
+        return self.identity.peer_id
+
+    @property
+    def p2p(self) -> Any:
+        """hivemind's P2P object, for the directory only."""
+        return self._daemon.p2p
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """All channels that are open, dialled and inbound."""
+        return tuple(channel for channel in self._channels if channel.is_open)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, config: NetworkConfig) -> AsyncIterator[Peer]:
+        """Start a peer; leaving the block ends its daemon, its channels and its tasks.
+
+        Raises:
+            AddressInUse, AddressInvalid, IdentityInUse, UsageError: The configuration cannot work.
+            DaemonDied: The daemon did not start, or ended while the block ran, which is cancelled then.
+        """
+        for text in (*config.host_maddrs, *config.announce_maddrs):
+            parse_host_addr(text)
+        identity = Identity.load(config.identity_path)
+        try:
+            async with running_daemon(config, identity) as daemon:
+                identity.forget_file()
+                peer = cls(daemon, identity, config)
+                peer.addrs = await daemon.addrs() if config.is_listening or config.announce_maddrs else ()
+                async with _owning(peer):
+                    yield peer
+        finally:
+            identity.close()
+
+    async def serve(self, handler: Handler) -> None:
+        """Accept channels from now on; each gets the receiver that `handler` returns for it.
+
+        Raises:
+            DaemonDied: The daemon refuses to pass streams on.
+        """
+        self._handler = handler
+        if self._server is not None:
+            return
+        path = f"{self._daemon.folder}/streams.sock"
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._accept, path, backlog=BACKLOG)
+        register = p2pd_pb2.StreamHandlerRequest(
+            addr=DaemonMultiaddr(f"/unix{path}").to_bytes(), proto=[STREAM_PROTOCOL], balanced=False
+        )
+        response = await self._daemon.request(
+            p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_HANDLER, streamHandler=register)
+        )
+        if response.type == p2pd_pb2.Response.ERROR:
+            raise DaemonDied(f"the libp2p daemon passes no streams on: {response.error.msg}")
+
+    async def dial(self, addr: Multiaddr, *, timeout: float | None = None) -> PeerId:
+        """Connect to the peer at `addr`, within `timeout` (None: `Timeouts.dial`) seconds; return its id.
+
+        Raises:
+            PeerUnreachable: Names the address and the reason: refused, timed out, wrong peer id.
+            AddressInvalid: The address does not end in /p2p/ID.
+        """
+        peer = peer_id_of(addr)
+        limit = self.config.timeouts.dial if timeout is None else timeout
+        await dialling.connect(self._daemon, peer, (addr,), timeout=limit)
+        return peer
+
+    async def channel(self, peer: PeerId, addrs: Sequence[str] = ()) -> Channel:
+        """Return the channel that we dialled to `peer`, or dial it; concurrent callers share one attempt.
+
+        Args:
+            addrs: Where `peer` may be, each with /p2p/ID; without any, where the daemon remembers it.
+
+        Raises:
+            PeerUnreachable: No connection, or no answer to our Hello.
+            VersionMismatch: No protocol version in common.
+
+        Cancelled: the attempt goes on for others that wait for it, and is given up when nobody does.
+        """
+        channel = self._dialled.get(peer)
+        if channel is not None and channel.is_open:
+            return channel
+        task = self._attempts.get(peer)
+        if task is None:
+            task = self._attempts[peer] = asyncio.create_task(self._open_channel(peer, tuple(addrs)))
+            task.add_done_callback(lambda done: self._on_attempt_done(peer, done))
+        # The shield: one caller that gives up must not end the attempt of the others.
+        return await asyncio.shield(task)
+
+    async def wait_failed(self) -> None:
+        """Wait until our daemon ends, which it should not.
+
+        Raises:
+            DaemonDied: It did.
+        """
+        await asyncio.shield(self._died)
+
+    async def _open_channel(self, peer: PeerId, addrs: tuple[str, ...]) -> Channel:
+        timeouts = self.config.timeouts
+        if peer == self.peer_id:
+            raise PeerUnreachable(f"peer {peer} is this very peer; it needs no channel")
+        if not addrs or not await dialling.is_connected(self._daemon, peer):
+            await dialling.connect(self._daemon, peer, _of_peer(peer, addrs), timeout=timeouts.dial)
+
+        def on_ready(channel: Channel) -> None:
+            self._dialled[peer] = channel
+            opening.succeed(channel)
+
+        def on_gone(channel: Channel) -> None:
+            self._forget(channel)
+            opening.fail(channel.reason)
+
+        opening = Opening(
+            peer, lambda stream: self._add(stream, peer, is_dialled=True, on_ready=on_ready, on_gone=on_gone)
+        )
+        return await opening.run(self._daemon, timeout=timeouts.hello)
+
+    def _accept(self) -> Stream:
+        return Stream(self._on_inbound)
+
+    def _on_inbound(self, stream: Stream, prelude: bytes) -> None:
+        told = p2pd_pb2.StreamInfo.FromString(prelude)
+        remote = PeerId(PeerID(told.peer).to_base58())
+        inbound = Counter(channel.remote for channel in self._channels if not channel.is_dialled)
+        config = self.config
+        if inbound.total() >= config.max_channels or inbound[remote] >= config.max_channels_per_peer:
+            logger.warning("peer %s: channel refused, it has %d of %d", remote, inbound[remote], inbound.total())
+            stream.abort()
+            return
+        self._add(stream, remote, is_dialled=False, on_ready=self._on_inbound_ready, on_gone=self._forget)
+
+    def _on_inbound_ready(self, channel: Channel) -> None:
+        assert self._handler is not None
+        channel.receiver = self._handler(channel)
+
+    def _add(
+        self,
+        stream: Stream,
+        remote: PeerId,
+        *,
+        is_dialled: bool,
+        on_ready: Callable[[Channel], None],
+        on_gone: Callable[[Channel], None],
+    ) -> None:
+        channel = Channel(
+            stream,
+            remote,
+            is_dialled=is_dialled,
+            timeouts=self.config.timeouts,
+            on_ready=on_ready,
+            on_gone=on_gone,
+        )
+        self._channels.add(channel)
+        channel.start()
+
+    def _forget(self, channel: Channel) -> None:
+        self._channels.discard(channel)
+        if self._dialled.get(channel.remote) is channel:
+            del self._dialled[channel.remote]
+
+    def _on_attempt_done(self, peer: PeerId, task: asyncio.Task[Channel]) -> None:
+        del self._attempts[peer]
+        if not task.cancelled():
+            task.exception()  # marks it as seen: all who waited may have given up
+
+    async def _watch(self) -> None:
+        status = await self._daemon.wait()
+        error = DaemonDied(f"our libp2p daemon ended with status {status}; start the process again")
+        if not self._died.done():
+            self._died.set_exception(error)
+            self._died.exception()
+        raise error
+
+    async def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        interval = self.config.timeouts.heartbeat_interval / 2
+        last = loop.time()
+        while True:
+            await asyncio.sleep(interval)
+            now = loop.time()
+            late = now - last - 2 * interval
+            last = now
+            for channel in tuple(self._channels):
+                if late > 0:  # we stood still (a long import, a suspended machine): silence is our fault
+                    channel.forgive(late)
+                else:
+                    channel.beat(now)
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in tuple(self._attempts.values()):
+            task.cancel()
+        await asyncio.gather(*self._attempts.values(), return_exceptions=True)
+        await asyncio.gather(*(channel.close() for channel in tuple(self._channels)))
+        if not self._died.done():
+            self._died.cancel()
+
+
+@asynccontextmanager
+async def _owning(peer: Peer) -> AsyncIterator[None]:
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(peer._watch()), group.create_task(peer._beat())]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await peer._close()
+    except BaseExceptionGroup as error:
+        # One fault alone, ours or the block's, is told as itself.
+        if len(error.exceptions) == 1:
+            raise error.exceptions[0] from None
+        raise
+
+
+def _of_peer(peer: PeerId, texts: Sequence[str]) -> list[Multiaddr]:
+    """Those addresses that can be parsed and belong to `peer`: they may come from a stranger's record."""
+    found = []
+    for text in texts:
+        try:
+            addr = parse_addr(text)
+        except SwarmError as error:
+            logger.debug("peer %s: %s", peer, error)
+            continue
+        if peer_id_of(addr) == peer:
+            found.append(addr)
+    return found

@@ -1,0 +1,45 @@
+"""`python -m swarm.server`: serve blocks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from swarm.cli.flags import parse_flags
+from swarm.cli.peers import initial_peers
+from swarm.cli.run import run
+from swarm.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from swarm.server.server import Server
+
+SPIN_COUNT = "20000"
+"""Rounds that an idle OpenMP thread spins before it sleeps. The default spins for milliseconds and
+takes the core from the next hop when several servers share a machine."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until a signal; return the exit status."""
+    config = parse_flags(ServerConfig, argv, prog="python -m swarm.server")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # read once, when torch loads its OpenMP
+    return run(_serve, config)
+
+
+async def _serve(config: ServerConfig) -> None:
+    from swarm.server.server import run_server
+
+    await run_server(config, initial_peers(config.initial_peers, config.new_swarm), _print_ready)
+
+
+def _print_ready(server: Server) -> None:
+    best, *others = server.addrs
+    for addr in others:
+        print(f"addr={addr}")
+    record = server.record()
+    print(f"ready peer={record.peer} blocks={record.span} model={record.model} addr={best}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The engine: one compute thread that runs steps through the blocks, in order of arrival.
+
+The event loop submits work and gets a callback; the compute thread alone touches the KV cache
+and its page tables, so neither needs a lock. Running a piece of work is three sentences: plan the
+rows (fork, roll back, reserve pages), run the blocks, keep what the next hop needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from swarm.blocks import BlockStack, KVCache, PageTable
+from swarm.blocks import Row as BlockRow
+from swarm.errors import BadResult, HopFailed, SessionLost, SwarmError
+from swarm.log import get_logger
+from swarm.types import Span
+from swarm.wire import Row
+
+logger = get_logger(__name__)
+
+MAX_WAITING = 4096
+"""Pieces of work that may wait; beyond, submitters are told `Busy`."""
+
+Finished = Callable[["Work", Tensor | None, SwarmError | None], None]
+"""Called on the event loop with the output (tokens, D), or with the error."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Work:
+    """One step on its way through the engine.
+
+    Attributes:
+        sequences: The session's sequences by number; new ones are entered here.
+        rows: What to do with each, and how many tokens of each the client wants back.
+        hidden: (T, D) the rows' tokens one after another, in any float dtype.
+        span: The blocks to run.
+        is_stale: Asked right before running: a roll-back may have overtaken the step.
+        keeps_all: Whether the output of every token is needed, by a next hop, or just the rows' `keep`.
+        finished: Gets the output.
+        arrived_at: Monotonic time of the frame's arrival.
+    """
+
+    sequences: dict[int, PageTable]
+    rows: Sequence[Row]
+    hidden: Tensor
+    span: Span
+    is_stale: Callable[[], bool]
+    keeps_all: bool
+    finished: Finished
+    arrived_at: float
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+
+class Engine:
+    """Runs work through a `BlockStack`, on a thread of its own.
+
+    Use as a context manager on the event loop: leaving it waits for the running step and drops
+    what still waits.
+    """
+
+    def __init__(self, stack: BlockStack, cache: KVCache, *, threads: int) -> None:
+        self._stack = stack
+        self._cache = cache
+        self._threads = threads
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._num_waiting = 0
+        self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
+
+    def __enter__(self) -> Engine:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._tasks.put(None)
+        self._thread.join(timeout=60.0)
+
+    @property
+    def load(self) -> int:
+        """Steps waiting or running."""
+        return self._num_waiting
+
+    @property
+    def free_pages(self) -> int:
+        """KV pages that nobody holds; a moment old."""
+        return self._cache.free_pages
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more work is taken."""
+        return self._num_waiting >= MAX_WAITING
+
+    def submit(self, work: Work) -> None:
+        """Queue `work`; its `finished` is called on the loop once it has run, failed, or proved stale.
+
+        For stale work both output and error are None.
+        """
+        self._num_waiting += 1
+        self._tasks.put(lambda: self._step(work))
+
+    def release(self, sequences: dict[int, PageTable]) -> None:
+        """Free all pages of a session, after the work already queued."""
+        self._tasks.put(lambda: self._release(sequences))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run any function on the compute thread, in its turn."""
+        self._tasks.put(function)
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._threads)
+        with torch.inference_mode():
+            while (task := self._tasks.get()) is not None:
+                task()
+
+    def _step(self, work: Work) -> None:
+        output, error = None, None
+        work.started_at = time.monotonic()
+        try:
+            if not work.is_stale():
+                output = self._kept(work, self._forward(work))
+        except SwarmError as refused:
+            error = refused
+        except Exception as fault:  # the engine's border: whatever a step does, the server goes on
+            logger.exception("a step of %d rows failed in blocks %s", len(work.rows), work.span)
+            error = HopFailed(f"{type(fault).__name__} in blocks {work.span}")
+        work.ended_at = time.monotonic()
+        self._loop.call_soon_threadsafe(self._finish, work, output, error)
+
+    def _finish(self, work: Work, output: Tensor | None, error: SwarmError | None) -> None:
+        self._num_waiting -= 1
+        work.finished(work, output, error)
+
+    def _forward(self, work: Work) -> Tensor:
+        hidden = work.hidden.to(self._stack.dtype)
+        if not bool(hidden.isfinite().all()):
+            raise BadResult("the activations of this step are not finite: the hop before sent rubbish")
+        self._place_sequences(work)
+        rows = [BlockRow(work.sequences[row.sequence], row.position, row.length) for row in work.rows]
+        for row in rows:
+            self._cache.prepare(row.sequence, row.position, row.length)
+        busy = [row for row in rows if row.length]
+        return self._stack.forward(hidden, busy, self._cache, span=work.span) if busy else hidden
+
+    def _place_sequences(self, work: Work) -> None:
+        """Make each row's sequence hold its first `position` tokens, of its own or of its source.
+
+        All forks of a step see the state before it, as when beams trade places: fork first, replace then.
+        """
+        fresh: dict[int, PageTable] = {}
+        try:
+            for row in work.rows:
+                if row.sequence != row.source:
+                    fresh[row.sequence] = self._cache.fork(_find(work.sequences, row.source), row.position)
+                elif row.sequence not in work.sequences:
+                    fresh[row.sequence] = self._cache.new_sequence()
+        except SwarmError:
+            self._release(fresh)
+            raise
+        replaced = {number: work.sequences[number] for number in fresh if number in work.sequences}
+        work.sequences.update(fresh)
+        self._release(replaced)
+
+    def _kept(self, work: Work, output: Tensor) -> Tensor:
+        """(T, D) -> the tokens that travel on: all of them, or the last `keep` of each row."""
+        if work.keeps_all or all(row.keep == row.length for row in work.rows):
+            return output
+        pieces, end = [], 0
+        for row in work.rows:
+            end += row.length
+            pieces.append(output[end - row.keep : end])
+        return torch.cat(pieces)
+
+    def _release(self, sequences: dict[int, PageTable]) -> None:
+        for sequence in sequences.values():
+            self._cache.release(sequence)
+        sequences.clear()
+
+
+def _find(sequences: dict[int, PageTable], number: int) -> PageTable:
+    if number not in sequences:
+        raise SessionLost(f"sequence {number} is not held here")
+    return sequences[number]

@@ -1,0 +1,225 @@
+"""The handler: what a server does with each message of its clients and of the hops before it.
+
+Everything here runs on the event loop and returns at once. A refusal goes back as an Error; only
+bytes that break the format end the channel they came on, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from swarm.errors import Busy, HopLost, HopRefused, ProtocolError, SwarmError
+from swarm.log import get_logger
+from swarm.network import Channel
+from swarm.server.engine import Engine, Work
+from swarm.server.links import Links
+from swarm.server.sessions import Session, SessionTable
+from swarm.types import PeerId, Span
+from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Result, Step, Timing
+from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.wire.messages import error_of
+
+logger = get_logger(__name__)
+
+MAX_STEP_TOKENS = 4096
+"""Tokens in one step: clients send chunks of some hundreds; the bound keeps one step's workspace small."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What this server offers, against which requests are checked."""
+
+    model: str
+    fingerprint: str
+    span: Span
+    hidden_size: int
+    context_length: int
+
+
+class Handler:
+    """Receives messages of inbound channels; its sessions end with their channels."""
+
+    def __init__(self, served: Served, engine: Engine, sessions: SessionTable, *, is_draining: Callable[[], bool]):
+        self._served = served
+        self._engine = engine
+        self._sessions = sessions
+        self._is_draining = is_draining
+        self._links: Links | None = None
+        self.num_steps = 0
+
+    def attach(self, links: Links) -> None:
+        """Give the links over which outputs go on; before the first channel is served."""
+        self._links = links
+
+    def received(self, channel: Channel, message: Message, body: bytearray) -> None:
+        """Act on one message; nothing raised here leaves this method but `ProtocolError`."""
+        match message:
+            case Step():
+                self._guard(channel, message.session, message.step, partial(self._step, message, body))
+            case Open():
+                self._guard(channel, message.session, 0, partial(self._open, channel, message))
+            case Cancel():
+                self._guard(channel, message.session, 0, partial(self._cancel, message))
+            case Close():
+                self._close(channel, message)
+            case Error():
+                logger.info("peer %s says: %s", channel.remote, message.text)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not for a server")
+
+    def closed(self, channel: Channel, reason: Exception | None) -> None:
+        """End all sessions that this channel opened, and free their pages."""
+        for session in self._sessions.remove_owned(channel):
+            self._end(session)
+
+    def tell_client(self, error: Error) -> None:
+        """Pass a next hop's complaint on to the client whose session it is about."""
+        try:
+            _send(self._sessions.get(error.session).owner, error)
+        except SwarmError:
+            logger.debug("an error about a session that has ended: %s", error.text)
+
+    def lost_link(self, peer: PeerId) -> None:
+        """Tell the clients whose steps may have been lost on the way to `peer`."""
+        for session in self._sessions:
+            if session.next_peer == peer:
+                _send(session.owner, error_of(HopLost(f"lost the link to {peer}"), session=session.session_id))
+
+    def _guard(self, channel: Channel, session: bytes, step: int, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except ProtocolError:
+            raise
+        except SwarmError as error:
+            _send(channel, error_of(error, session=session, step=step))
+
+    def _open(self, channel: Channel, message: Open) -> None:
+        served = self._served
+        if self._is_draining():
+            raise HopRefused("this server is leaving and takes no new sessions")
+        if (message.model, message.fingerprint) != (served.model, served.fingerprint):
+            raise HopRefused(
+                f"serves {served.model} with fingerprint {served.fingerprint}, "
+                f"not {message.model} with {message.fingerprint}: another checkpoint"
+            )
+        if message.start >= message.end or not served.span.covers(Span(message.start, message.end)):
+            raise HopRefused(f"serves blocks {served.span}, not {message.start}:{message.end}")
+        session = Session(
+            session_id=message.session,
+            owner=channel,
+            span=Span(message.start, message.end),
+            codec=message.codec,
+            next_peer=PeerId(message.next_peer),
+            next_addrs=message.next_addrs,
+            last_step_at=time.monotonic(),
+        )
+        self._sessions.add(session)
+        if session.next_peer:
+            self._require_links().warm(session.next_peer, session.next_addrs)
+        channel.send(Opened(message.session, self._engine.free_pages))
+
+    def _step(self, message: Step, body: bytearray) -> None:
+        arrived_at = time.monotonic()
+        session = self._sessions.get(message.session)
+        if message.epoch < session.epoch:
+            return
+        self._check(message)
+        if self._engine.is_full:
+            raise Busy("the engine's queue is full")
+        tokens = sum(row.length for row in message.rows)
+        hidden = decode_tensor(body, message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
+        session.epoch = message.epoch
+        session.last_step_at = arrived_at
+        session.steps_waiting += 1
+        self.num_steps += 1
+        self._engine.submit(
+            Work(
+                sequences=session.sequences,
+                rows=message.rows,
+                hidden=hidden,
+                span=session.span,
+                is_stale=lambda: message.epoch < session.epoch,
+                keeps_all=bool(message.route),
+                finished=partial(self._finished, session, message),
+                arrived_at=arrived_at,
+            )
+        )
+
+    def _check(self, message: Step) -> None:
+        if len({row.sequence for row in message.rows}) != len(message.rows):
+            raise ProtocolError("a step with two rows for one sequence")
+        if sum(row.length for row in message.rows) > MAX_STEP_TOKENS:
+            raise HopRefused(f"a step of more than {MAX_STEP_TOKENS} tokens: send it in chunks")
+        for row in message.rows:
+            if row.keep > row.length:
+                raise ProtocolError(f"a row of {row.length} tokens cannot keep {row.keep}")
+            if row.position + row.length > self._served.context_length:
+                raise HopRefused(
+                    f"token {row.position + row.length} is beyond the context of {self._served.context_length}"
+                )
+
+    def _finished(self, session: Session, step: Step, work: Work, output: Tensor | None, error: SwarmError | None):  # type: ignore[no-untyped-def]
+        session.steps_waiting -= 1
+        if error is not None:
+            _send(session.owner, error_of(error, session=step.session, step=step.step))
+        elif output is not None:
+            body = encode_tensor(output, session.codec)
+            times = (*step.times, _timing(work))
+            if step.route:
+                self._push(session, step, times, body)
+            else:
+                _send(session.owner, Result(step.session, step.step, session.codec, len(output), times), body)
+
+    def _push(self, session: Session, step: Step, times: tuple[Timing, ...], body: memoryview) -> None:
+        following = Step(step.session, step.step, step.epoch, session.codec, step.rows, step.route[1:], times)
+        next_peer = PeerId(step.route[0])
+        addrs = session.next_addrs if next_peer == session.next_peer else ()
+
+        def failed(error: SwarmError) -> None:
+            _send(session.owner, error_of(error, session=step.session, step=step.step))
+
+        self._require_links().send(next_peer, addrs, following, body, failed)
+
+    def _cancel(self, message: Cancel) -> None:
+        session = self._sessions.get(message.session)
+        session.epoch = max(session.epoch, message.epoch)
+
+    def _close(self, channel: Channel, message: Close) -> None:
+        try:
+            session = self._sessions.get(message.session)
+        except SwarmError:
+            return  # closing twice, or after the end, is fine
+        if session.owner is channel:
+            self._sessions.remove(message.session)
+            self._end(session)
+
+    def _end(self, session: Session) -> None:
+        session.epoch = 1 << 63  # whatever still waits is stale
+        self._engine.release(session.sequences)
+
+    def _require_links(self) -> Links:
+        assert self._links is not None
+        return self._links
+
+
+def _timing(work: Work) -> Timing:
+    now = time.monotonic()
+    queue, compute = work.started_at - work.arrived_at, work.ended_at - work.started_at
+    return Timing(_us(queue), _us(compute), _us(now - work.arrived_at))
+
+
+def _us(seconds: float) -> int:
+    return max(0, round(seconds * 1e6))
+
+
+def _send(channel: Channel, message: Message, body: memoryview = memoryview(b"")) -> None:
+    """Send, unless the receiver has gone: then its sessions end by `closed` anyway."""
+    try:
+        channel.send(message, body)
+    except SwarmError as error:
+        logger.debug("peer %s: could not send %s: %s", channel.remote, type(message).__name__, error)

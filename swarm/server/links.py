@@ -1,0 +1,111 @@
+"""Links: our own channels to the hops after us, over which outputs are pushed.
+
+There is one per next peer, shared by all sessions and dialled when the first of them opens, so
+that a first step rarely waits for it. What is sent while a dial is under way goes out in order
+once it succeeds; if it fails, each sender is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from swarm.errors import Busy, SwarmError
+from swarm.log import get_logger
+from swarm.network import Channel, Peer
+from swarm.types import PeerId
+from swarm.wire import Error, Message
+
+logger = get_logger(__name__)
+
+MAX_PENDING = 1024
+"""Messages that may wait for one dial: more come only from a client that does not wait for answers."""
+
+Failed = Callable[[SwarmError], None]
+
+
+@dataclass(slots=True)
+class _Pending:
+    message: Message
+    body: memoryview
+    failed: Failed
+
+
+@dataclass(slots=True)
+class _Link:
+    channel: Channel | None = None
+    pending: list[_Pending] = field(default_factory=list)
+    is_dialling: bool = False
+
+
+class Links:
+    """Sends messages to next hops; lives in the server's task group.
+
+    Args:
+        on_error: An Error came back over a link: the next hop does not know the session, say.
+        on_lost: A link ended; steps pushed over it may be lost.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        tasks: asyncio.TaskGroup,
+        *,
+        on_error: Callable[[Error], None],
+        on_lost: Callable[[PeerId], None],
+    ) -> None:
+        self._peer = peer
+        self._tasks = tasks
+        self._on_error = on_error
+        self._on_lost = on_lost
+        self._links: dict[PeerId, _Link] = {}
+
+    def warm(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
+        """Dial `peer` in the background unless a link is up already."""
+        link = self._links.setdefault(peer, _Link())
+        if not link.is_dialling and (link.channel is None or not link.channel.is_open):
+            link.is_dialling = True
+            self._tasks.create_task(self._dial(peer, addrs, link))
+
+    def send(self, peer: PeerId, addrs: tuple[str, ...], message: Message, body: memoryview, failed: Failed) -> None:
+        """Send now, or once the dial under way succeeds; `failed` is called at most once, never from here."""
+        link = self._links.setdefault(peer, _Link())
+        if link.channel is not None and link.channel.is_open and not link.pending:
+            link.channel.send(message, body)
+        elif len(link.pending) >= MAX_PENDING:
+            asyncio.get_running_loop().call_soon(failed, Busy(f"too many steps wait for a dial to {peer}"))
+        else:
+            link.pending.append(_Pending(message, body, failed))
+            self.warm(peer, addrs)
+
+    def received(self, channel: Channel, message: Message, body: bytearray) -> None:
+        """Take what comes back over a link; only errors do."""
+        if isinstance(message, Error):
+            self._on_error(message)
+
+    def closed(self, channel: Channel, reason: Exception | None) -> None:
+        """Note that a link ended."""
+        self._on_lost(channel.remote)
+
+    async def _dial(self, peer: PeerId, addrs: tuple[str, ...], link: _Link) -> None:
+        try:
+            link.channel = await self._peer.channel(peer, addrs)
+            link.channel.receiver = self
+        except SwarmError as error:
+            logger.warning("peer %s: no link for pushing: %s", peer, error)
+            pending, link.pending = link.pending, []
+            for waiting in pending:
+                waiting.failed(error)
+        else:
+            self._flush(link.channel, link)
+        finally:
+            link.is_dialling = False
+
+    def _flush(self, channel: Channel, link: _Link) -> None:
+        pending, link.pending = link.pending, []
+        for waiting in pending:
+            try:
+                channel.send(waiting.message, waiting.body)
+            except SwarmError as error:
+                waiting.failed(error)

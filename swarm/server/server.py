@@ -1,0 +1,180 @@
+"""A server's life: join, choose, load, announce, serve, drain, leave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from swarm.blocks import BlockStack
+from swarm.directory import Announcer, Directory
+from swarm.errors import SwarmUnreachable
+from swarm.log import get_logger
+from swarm.network import NetworkConfig, Peer, best_first, parse_addrs
+from swarm.server.choice import Choice, choose
+from swarm.server.config import ServerConfig
+from swarm.server.engine import Engine
+from swarm.server.handler import Handler, Served
+from swarm.server.links import Links
+from swarm.server.sessions import SessionTable
+from swarm.server.throughput import Throughput, measure
+from swarm.types import ServerRecord, ServerState
+from swarm.wire.handshake import software_version
+
+logger = get_logger(__name__)
+
+JOIN_TIMEOUT = 5.0
+"""Seconds to wait for a swarm before choosing blocks without seeing others; it is joined later then."""
+
+QUIET = 5.0
+"""Seconds without a step after which a session does not hold up a server that wants to leave."""
+
+
+class Server:
+    """One server of a swarm. `run` is all of it; the attributes are for those who look on.
+
+    Attributes:
+        peer: Our place in the network.
+        choice: What we serve.
+    """
+
+    def __init__(
+        self, config: ServerConfig, peer: Peer, choice: Choice, engine: Engine, throughput: Throughput
+    ) -> None:
+        self.peer = peer
+        self.choice = choice
+        self._config = config
+        self._engine = engine
+        self._throughput = throughput
+        self._sessions = SessionTable(config.max_sessions)
+        self._state = ServerState.JOINING
+        checkpoint = choice.checkpoint
+        self._digests = tuple(checkpoint.block_digest(block) for block in range(choice.span.start, choice.span.end))
+        served = Served(
+            model=checkpoint.name,
+            fingerprint=checkpoint.fingerprint,
+            span=choice.span,
+            hidden_size=checkpoint.config.hidden_size,
+            context_length=checkpoint.config.context_length,
+        )
+        self._handler = Handler(
+            served, engine, self._sessions, is_draining=lambda: self._state is not ServerState.ONLINE
+        )
+
+    @property
+    def addrs(self) -> tuple[str, ...]:
+        """Where others can dial us, the most useful address first."""
+        return tuple(str(addr) for addr in best_first(self.peer.addrs))
+
+    def record(self) -> ServerRecord:
+        """Return what we would announce now."""
+        choice, checkpoint = self.choice, self.choice.checkpoint
+        return ServerRecord(
+            peer=self.peer.peer_id,
+            model=checkpoint.name,
+            fingerprint=checkpoint.fingerprint,
+            num_blocks=checkpoint.config.num_blocks,
+            span=choice.span,
+            digests=self._digests,
+            state=self._state,
+            decode_per_s=self._throughput.decode_per_s,
+            prefill_per_s=self._throughput.prefill_per_s,
+            free_pages=self._engine.free_pages,
+            load=self._engine.load,
+            dtype=str(choice.dtype).removeprefix("torch."),
+            quant="none",
+            addrs=self.addrs,
+            public_name=self._config.public_name,
+            version=software_version(),
+            expires_at=time.time() + self._config.ttl,
+        )
+
+    async def serve(self, directory: Directory, on_ready: Callable[[Server], None]) -> None:
+        """Take sessions until cancelled; then drain and say goodbye.
+
+        Args:
+            directory: Where we announce ourselves.
+            on_ready: Called once our record is stored in a swarm.
+        """
+        announcer = Announcer(directory, ttl=self._config.ttl)
+        async with asyncio.TaskGroup() as tasks:
+            links = Links(self.peer, tasks, on_error=self._handler.tell_client, on_lost=self._handler.lost_link)
+            self._handler.attach(links)
+            await self.peer.serve(lambda channel: self._handler)
+            self._state = ServerState.ONLINE
+            tasks.create_task(announcer.run())
+            tasks.create_task(self._keep_announced(announcer, on_ready))
+            try:
+                await self.peer.wait_failed()
+            finally:
+                self._state = ServerState.DRAINING
+                announcer.update(self.record())
+                await self._drain()
+
+    async def _keep_announced(self, announcer: Announcer, on_ready: Callable[[Server], None]) -> None:
+        announcer.update(self.record())
+        await announcer.wait_stored()
+        on_ready(self)
+        while True:
+            await asyncio.sleep(self._config.ttl / 3)
+            announcer.update(self.record())
+
+    async def _drain(self) -> None:
+        """Let sessions that are in use finish, for at most the drain timeout."""
+        deadline = time.monotonic() + self._config.drain_timeout
+        if len(self._sessions):
+            logger.info("leaving: %d session(s) may finish, within %.0f s", len(self._sessions), self._config.drain_timeout)
+        while time.monotonic() < deadline and any(
+            session.steps_waiting or time.monotonic() - session.last_step_at < QUIET for session in self._sessions
+        ):
+            await asyncio.sleep(0.1)
+
+
+async def run_server(
+    config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]
+) -> None:
+    """Run a server until cancelled.
+
+    Raises:
+        LocalError: Something about the flags, the model or the machine; see `swarm.errors`.
+    """
+    addrs = parse_addrs(initial_peers)
+    async with (
+        Peer.open(_network(config)) as peer,
+        Directory.open(peer, initial_peers=addrs) as directory,
+    ):
+        if addrs:
+            await _join(directory)
+        choice = await choose(config, directory, peer.peer_id)
+        threads = config.threads or os.cpu_count() or 1
+        stack = await asyncio.to_thread(_load, choice)
+        throughput = await asyncio.to_thread(_throughput, config, stack, threads)
+        with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
+            await Server(config, peer, choice, engine, throughput).serve(directory, on_ready)
+
+
+async def _join(directory: Directory) -> None:
+    try:
+        await directory.wait_connected(JOIN_TIMEOUT)
+    except SwarmUnreachable as error:
+        logger.warning("no swarm yet, trying on: %s", error)
+
+
+def _network(config: ServerConfig) -> NetworkConfig:
+    return NetworkConfig(
+        host_maddrs=config.host_maddrs or (f"/ip4/0.0.0.0/tcp/{config.port}",),
+        announce_maddrs=config.announce_maddrs,
+        identity_path=Path(config.identity_path) if config.identity_path else None,
+    )
+
+
+def _load(choice: Choice) -> BlockStack:
+    return BlockStack.load(choice.checkpoint, choice.span, dtype=choice.dtype)
+
+
+def _throughput(config: ServerConfig, stack: BlockStack, threads: int) -> Throughput:
+    if config.throughput == "auto":
+        return measure(stack, threads=threads)
+    return Throughput(float(config.throughput), float(config.throughput))

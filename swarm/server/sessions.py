@@ -1,0 +1,96 @@
+"""The server's half of sessions: who opened them, which sequences they hold.
+
+A session belongs to the channel that opened it and ends with it. Its sequences live in the KV
+cache, which the compute thread alone touches: this table holds references, never page numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.blocks import PageTable
+from swarm.errors import Busy, HopRefused, SessionLost
+from swarm.network import Channel
+from swarm.types import PeerId, Span
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Session:
+    """One client's generation on this server.
+
+    Attributes:
+        session_id: Random, secret between the client and its hops.
+        owner: The client's channel: results, errors and the session's end go there.
+        span: The blocks that this session's route uses here, within those served.
+        next_peer: The hop after us, empty at the last one.
+        next_addrs: Where to dial it.
+        sequences: By number; touched by the compute thread only.
+        epoch: Steps of an older epoch are stale.
+        steps_waiting: Steps received and not yet answered.
+        last_step_at: Monotonic time of the last step's arrival.
+    """
+
+    session_id: bytes
+    owner: Channel
+    span: Span
+    codec: str
+    next_peer: PeerId
+    next_addrs: tuple[str, ...]
+    sequences: dict[int, PageTable] = field(default_factory=dict)
+    epoch: int = 0
+    steps_waiting: int = 0
+    last_step_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The first bytes of the id, for logs: the whole is a secret."""
+        return self.session_id[:4].hex()
+
+
+class SessionTable:
+    """All open sessions, by id and by the channel that owns them."""
+
+    def __init__(self, max_sessions: int) -> None:
+        self._max_sessions = max_sessions
+        self._by_id: dict[bytes, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(tuple(self._by_id.values()))
+
+    def add(self, session: Session) -> None:
+        """Enter a new session.
+
+        Raises:
+            HopRefused: The id is in use, by another client or by this one.
+            Busy: `--max-sessions` are open.
+        """
+        if session.session_id in self._by_id:
+            raise HopRefused("a session with this id is open already")
+        if len(self._by_id) >= self._max_sessions:
+            raise Busy(f"{self._max_sessions} sessions are open here, no more are taken", retry_after=5.0)
+        self._by_id[session.session_id] = session
+
+    def get(self, session_id: bytes) -> Session:
+        """Return an open session.
+
+        Raises:
+            SessionLost: There is none with this id.
+        """
+        session = self._by_id.get(session_id)
+        if session is None:
+            raise SessionLost(f"session {session_id[:4].hex()} is not open here")
+        return session
+
+    def remove(self, session_id: bytes) -> Session | None:
+        """Forget a session, if it is there, and return it."""
+        return self._by_id.pop(session_id, None)
+
+    def remove_owned(self, owner: Channel) -> list[Session]:
+        """Forget and return all sessions that `owner` opened."""
+        owned = [session for session in self._by_id.values() if session.owner is owner]
+        for session in owned:
+            del self._by_id[session.session_id]
+        return owned

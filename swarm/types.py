@@ -1,0 +1,136 @@
+"""The words everyone speaks: plain values without behaviour of their own.
+
+A record is what a server announces of itself; a view is a snapshot of all live records of one
+model. Both are pure values, so that routing and placement can be tested, and simulated, without
+a network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NewType
+
+PeerId = NewType("PeerId", str)
+"""Base58 peer id, as it stands after /p2p/ in a multiaddr."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Span:
+    """Blocks [start, end), 0-based."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise ValueError(f"span {self.start}:{self.end} is empty or negative")
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def __contains__(self, block: object) -> bool:
+        return isinstance(block, int) and self.start <= block < self.end
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.end}"
+
+    def covers(self, other: Span) -> bool:
+        """Whether every block of `other` is also ours."""
+        return self.start <= other.start and other.end <= self.end
+
+
+class ServerState(Enum):
+    """What a server says of itself; only ONLINE ones take new sessions."""
+
+    JOINING = "joining"
+    ONLINE = "online"
+    DRAINING = "draining"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerRecord:
+    """One server's announcement for one model.
+
+    Attributes:
+        peer: Who serves; the record is signed with this peer's own key.
+        model: The model's name in the swarm.
+        fingerprint: Hex digest of config and checkpoint, without regard to quantisation.
+        num_blocks: Blocks of the whole model.
+        span: The blocks served.
+        digests: Hex digest of each block of `span`, in order: two servers that overlap and
+            disagree hold different checkpoints.
+        state: See `ServerState`.
+        decode_per_s: Tokens per second through ONE block when decoding, measured.
+        prefill_per_s: Tokens per second through ONE block when prefilling, measured.
+        free_pages: KV pages of 16 slots that new sessions could take.
+        load: Steps waiting or running.
+        dtype: Numerics of the activations: "float32", "bfloat16", "float16".
+        quant: Weight format: "none", "int8", "int4".
+        addrs: Dialable multiaddrs, each with /p2p/ID.
+        public_name: What its owner calls it; empty if not told.
+        version: Version of the software.
+        expires_at: Unix time after which the record counts for nothing.
+    """
+
+    peer: PeerId
+    model: str
+    fingerprint: str
+    num_blocks: int
+    span: Span
+    digests: tuple[str, ...]
+    state: ServerState
+    decode_per_s: float
+    prefill_per_s: float
+    free_pages: int
+    load: int
+    dtype: str
+    quant: str
+    addrs: tuple[str, ...]
+    public_name: str
+    version: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A snapshot of all live records of one model, taken at Unix time `taken_at`."""
+
+    model: str
+    records: tuple[ServerRecord, ...]
+    taken_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Blocks [start, end) of one peer, as one route uses them."""
+
+    peer: PeerId
+    start: int
+    end: int
+
+    @property
+    def span(self) -> Span:
+        """The blocks as a `Span`."""
+        return Span(self.start, self.end)
+
+    def __str__(self) -> str:
+        return f"{self.start}:{self.end}@{self.peer[-6:]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One model that the swarm serves, as the directory lists it.
+
+    Attributes:
+        name: The model's name in the swarm.
+        fingerprint: Hex digest of config and checkpoint; one name with two of them is two entries.
+        num_blocks: Blocks of the whole model.
+        num_servers: Live records seen when the list was made.
+    """
+
+    name: str
+    fingerprint: str
+    num_blocks: int
+    num_servers: int

@@ -1,0 +1,46 @@
+"""What travels between peers: frames (bytes), messages (typed), records, tensor codecs; no I/O.
+
+The whole format: a frame is two little-endian u32 (header length, body length), the header, the
+body. The header is a msgpack array `[number, field, field, ...]` of one declared message; the
+body, where a message has one, is the rows' activations in the message's codec.
+"""
+
+from swarm.wire.frames import PREFIX_BYTES, encode_prefix, parse_prefix
+from swarm.wire.messages import (
+    Cancel,
+    Close,
+    Error,
+    Hello,
+    Message,
+    Open,
+    Opened,
+    Ping,
+    Pong,
+    Result,
+    Row,
+    Step,
+    Timing,
+    decode,
+    encode,
+)
+
+__all__ = [
+    "PREFIX_BYTES",
+    "Cancel",
+    "Close",
+    "Error",
+    "Hello",
+    "Message",
+    "Open",
+    "Opened",
+    "Ping",
+    "Pong",
+    "Result",
+    "Row",
+    "Step",
+    "Timing",
+    "decode",
+    "encode",
+    "encode_prefix",
+    "parse_prefix",
+]

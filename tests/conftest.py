@@ -1,0 +1,28 @@
+"""What holds for every test: the same examples each time, and no process of ours left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from hypothesis import settings
+
+# No deadline: the cores may be busy with other work, and how long an example took is not what is tested.
+settings.register_profile("house", derandomize=True, deadline=None)
+settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_of_ours_outlives_the_tests() -> Iterator[None]:
+    """Fail the run if a libp2p daemon or a command of ours is still there after the last test."""
+    yield
+    _, alive = psutil.wait_procs([child for child in psutil.Process().children(recursive=True) if _is_ours(child)], 5)
+    assert not alive, f"still running: {alive}"
+
+
+def _is_ours(child: psutil.Process) -> bool:
+    try:
+        return "p2pd" in child.name() or any(word.startswith("swarm.") for word in child.cmdline())
+    except psutil.Error:  # it ended while we looked
+        return False

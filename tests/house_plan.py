@@ -1,0 +1,66 @@
+"""The house's plan: which room stands on which floor, what it may import, and who is excused from which rule.
+
+A new room, an outside package or a broad handler is entered here on purpose, or `tests/test_house.py` fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PACKAGE = "swarm"
+GROUND, TOP = 0, 6
+"""The floors whose rooms are one: the words everyone speaks, and the command line."""
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A room's floor, and the packages from outside that it may import."""
+
+    floor: int
+    packages: frozenset[str] = frozenset()
+
+
+def _room(floor: int, packages: str = "") -> Room:
+    return Room(floor, frozenset(packages.split()))
+
+
+ROOMS = {
+    "errors": _room(GROUND),
+    "types": _room(GROUND),
+    "clock": _room(GROUND),
+    "log": _room(GROUND),
+    "flag": _room(GROUND),
+    "wire": _room(1, "msgpack"),
+    "blocks": _room(1, "torch transformers safetensors gguf numpy huggingface_hub tqdm"),
+    "network": _room(2, "hivemind multiaddr cryptography psutil"),
+    "directory": _room(3, "hivemind multiaddr msgpack"),
+    "planning": _room(3),
+    "server": _room(4, "torch psutil"),
+    "client": _room(4, "torch transformers uvloop"),
+    "bootstrap": _room(5),
+    "demo": _room(TOP),
+    "cli": _room(TOP, "uvloop"),
+    "__init__": _room(TOP + 1),
+}
+FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
+"""Packages that one file of a room may import besides."""
+
+BROAD_HANDLERS = {
+    "cli/run.py": "a command turns every fault into one line and an exit status",
+    "directory/announcer.py": "a periodic task: the server goes on, the next round may do better",
+    "directory/joining.py": "a periodic task: the next round may do better",
+    "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
+    "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
+    "server/engine.py": "whatever a step does, the server goes on",
+    "wire/messages.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",
+    "wire/records.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",
+}
+"""Files that may catch Exception without raising it again, and why."""
+
+ENVIRONMENT_READERS: dict[str, str] = {
+    "blocks/bundled.py": "where the cache lies, for the library as for the command line",
+}
+"""Files below the command line that may read the environment, and why."""
