@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
@@ -49,8 +50,10 @@ def run(main: Callable[[Config], Coroutine[Any, Any, None]], config: Config) -> 
 
 
 def run_plain(main: Callable[[Config], None], config: Config) -> int:
-    """As `run`, for a main that needs no loop: Ctrl-C ends it with status 130."""
+    """As `run`, for a main that needs no loop: Ctrl-C or SIGTERM unwinds it and ends it with status 130."""
     set_up(debug=config.debug)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(config)
     except KeyboardInterrupt:

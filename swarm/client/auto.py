@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from transformers import AutoTokenizer as TransformersTokenizer
 from transformers import GenerationConfig
 
 from swarm.blocks import Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
+from swarm.blocks.bundled import default_cache
 from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
 from swarm.client.connection import Connection
@@ -87,9 +91,7 @@ class AutoTokenizer:
         if "trust_remote_code" in options:
             raise UsageError("trust_remote_code: code that comes with a model is never run here")
         path = open_checkpoint(model).path
-        if path.is_file():
-            return TransformersTokenizer.from_pretrained(path.parent, gguf_file=path.name, **options)
-        return TransformersTokenizer.from_pretrained(path, **options)
+        return TransformersTokenizer.from_pretrained(_converted(path) if path.is_file() else path, **options)
 
 
 def _config(initial_peers: Sequence[str], options: dict[str, Any]) -> ClientConfig:
@@ -128,3 +130,18 @@ def _generation_config(checkpoint: Checkpoint) -> GenerationConfig | None:
     if folder.is_dir() and (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder)
     return None
+
+
+def _converted(path: Path) -> Path:
+    """Return a folder with the tokenizer of a GGUF file, converted once: that takes seconds, reading it does not."""
+    stat = path.stat()
+    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
+    folder = default_cache() / "tokenizers" / hashlib.blake2b(identity, digest_size=12).hexdigest()
+    if not folder.is_dir():
+        tokenizer = TransformersTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
+            tokenizer.save_pretrained(f"{fresh}/tokenizer")
+            with suppress(OSError):  # another process was faster
+                os.rename(f"{fresh}/tokenizer", folder)
+    return folder

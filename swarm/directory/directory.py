@@ -35,6 +35,9 @@ from swarm.types import ModelEntry, ServerRecord, ServerState, View
 _GOODBYE_OUTLIVES = 0.5
 """Seconds by which a goodbye outlives the record that it replaces; more would delay a server that comes back."""
 
+_GOODBYE_TIMEOUT = 2.0
+"""Seconds that the goodbye may hold up a process that ends."""
+
 logger = get_logger(__name__)
 
 
@@ -136,7 +139,8 @@ class Directory:
         key = model_key(record.model)
         expires_at = max(self._expiries.get(key, 0.0), SWARM_TIME.now()) + _GOODBYE_OUTLIVES
         try:
-            await self._store(replace(record, state=ServerState.OFFLINE), expires_at)
+            async with asyncio.timeout(_GOODBYE_TIMEOUT):
+                await self._store(replace(record, state=ServerState.OFFLINE), expires_at)
         except TimeoutError:
             logger.warning("the goodbye took too long; others will notice by the record's expiry")
 

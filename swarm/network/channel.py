@@ -1,8 +1,9 @@
 """A channel: the one long-lived framed stream from a dialling peer to a dialled one.
 
 All sessions between the two go through it, told apart by their ids inside the messages. It begins
-with a Hello of both sides. Both send at least a Ping per `heartbeat_interval`, so that whoever
-hears nothing for `heartbeat_timeout` knows: the other side is frozen, or the line is dead.
+with the dialler's Hello, which the other side answers with its own, or with an Error. Both send at
+least a Ping per `heartbeat_interval`, so that whoever hears nothing for `heartbeat_timeout` knows:
+the other side is frozen, or the line is dead.
 """
 
 from __future__ import annotations
@@ -97,10 +98,11 @@ class Channel:
         return self._reason
 
     def start(self) -> None:
-        """Take over the stream and say Hello."""
+        """Take over the stream; whoever dialled says Hello, the other side answers it."""
         self._stream.owner = self
         self._hello_timer = self._loop.call_later(self._timeouts.hello, self._on_no_hello)
-        self._stream.send(our_hello())
+        if self.is_dialled:
+            self._stream.send(our_hello())
 
     def send(self, message: Message, body: Buffer = b"") -> None:
         """Send a message; ordered, never waits. `body` must not change until it is sent (see `drain`).
@@ -210,6 +212,8 @@ class Channel:
         if not isinstance(message, Hello):
             raise ProtocolError(f"{type(message).__name__} before Hello")
         agree(message)
+        if not self.is_dialled:
+            self._stream.send(our_hello())
         self.hello = message
         if self._hello_timer is not None:
             self._hello_timer.cancel()

@@ -27,7 +27,7 @@ _REASONS = (
     (r"no route to host|network is unreachable|host is down", "no route to the host"),
     (r"no such host", "unknown host name"),
     (r"dial to self", "that is this very peer"),
-    (r"routing: not found|no addresses", "no address is known"),
+    (r"routing: not found|no addresses|failed to find any peer", "no address is known"),
     (r"failed to negotiate security", "something else than a peer listens there"),
     (r"dial backoff", "it failed a moment ago, and is given some seconds"),
     (r"protocols? not supported", "it is no peer that we can talk to (it does not speak our protocol)"),

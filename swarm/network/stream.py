@@ -72,14 +72,15 @@ class Stream(asyncio.BufferedProtocol):
         self._request = request
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._is_lost = False
+        self._is_lost = self._is_closing = False
         self._lost = asyncio.Event()
         self._writable: asyncio.Event | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether frames can be sent."""
-        return self._transport is not None and not self._is_lost and not self._transport.is_closing()
+        transport = self._transport
+        return transport is not None and not (self._is_lost or self._is_closing or transport.is_closing())
 
     def send(self, message: Message, body: Buffer = b"") -> None:
         """Send one frame; `body` must not change until it is sent.
@@ -92,7 +93,7 @@ class Stream(asyncio.BufferedProtocol):
         size = len(body) if isinstance(body, (bytes, bytearray)) else body.nbytes
         head = encode_prefix(len(header), size) + header
         transport = self._transport
-        if transport is None or self._is_lost or transport.is_closing():
+        if transport is None or not self.is_open:
             raise HopLost("the stream has ended")
         if size <= JOIN_BYTES:
             transport.write(b"".join((head, body)) if size else head)
@@ -109,10 +110,12 @@ class Stream(asyncio.BufferedProtocol):
             await self._writable.wait()
 
     def close(self) -> None:
-        """Receive nothing any more, send what is unsent, end."""
+        """Receive nothing any more, send what is unsent, then end with the other side's end."""
         self._reader.stop()
-        if self._transport is not None:
-            self._transport.close()
+        if self._transport is not None and self.is_open:
+            self._is_closing = True
+            # Not close(): the daemon would throw away what it has not passed on when the peer sends something.
+            self._transport.write_eof()
 
     def abort(self) -> None:
         """End at once."""

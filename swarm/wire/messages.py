@@ -220,9 +220,7 @@ _CHECKS: dict[type[Message], tuple[Check, ...]] = {
     kind: tuple(entry.metadata["check"] for entry in fields(cast(Any, kind))) for kind in _KINDS.values()
 }
 _NAMES = {kind: tuple(entry.name for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
-_NUM_REQUIRED = {
-    kind: sum(entry.default is MISSING for entry in fields(cast(Any, kind))) for kind in _KINDS.values()
-}
+_NUM_REQUIRED = {kind: sum(entry.default is MISSING for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
 
 
 def encode(message: Message) -> bytes:
@@ -265,4 +263,3 @@ def error_of(error: Exception, *, session: bytes = NO_SESSION, step: int = 0) ->
     words = str(error) if code else f"internal error ({type(error).__name__})"
     words = "".join(letter if letter.isprintable() else " " for letter in words)[:MAX_TEXT]
     return Error(session, step, code, words, getattr(error, "retry_after", 0.0))
-

@@ -7,7 +7,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psutil
 
@@ -66,7 +66,9 @@ async def pair(timeouts: Timeouts | None = None) -> AsyncIterator[Pair]:
     config = NetworkConfig(timeouts=timeouts or Timeouts())
     client = NetworkConfig(is_listening=False, timeouts=config.timeouts)
     async with AsyncExitStack() as stack:
-        both = Pair(await stack.enter_async_context(Peer.open(client)), await stack.enter_async_context(Peer.open(config)))
+        both = Pair(
+            await stack.enter_async_context(Peer.open(client)), await stack.enter_async_context(Peer.open(config))
+        )
         await both.listener.serve(both.accept)
         yield both
 
@@ -85,10 +87,8 @@ async def process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
         yield child, line.decode().strip()
     finally:
         for member in family:
-            try:
+            with suppress(psutil.NoSuchProcess):
                 member.kill()
-            except psutil.NoSuchProcess:
-                pass
         await child.wait()
 
 

@@ -22,8 +22,18 @@ def test_a_whole_multiaddr_keeps_its_text_and_tells_its_peer(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "foo", "1.2.3.4:5", "/ip4/1.2.3.4/tcp/5", "/ip4/1.2.3.4/tcp/99999/p2p/" + ID, "/ip4/x/tcp/5/p2p/" + ID]
-    + ["/ip4/1.2.3.4/tcp/5/p2p/notanid", f"/ip4/1.2.3.4/tcp/5/p2p/{ID}/p2p-circuit", "/" * 2000, "/ip4/1.2.3.4/tcp"],
+    [
+        "",
+        "foo",
+        "1.2.3.4:5",
+        "/ip4/1.2.3.4/tcp/5",
+        "/ip4/1.2.3.4/tcp/99999/p2p/" + ID,
+        "/ip4/x/tcp/5/p2p/" + ID,
+        "/ip4/1.2.3.4/tcp/5/p2p/notanid",
+        f"/ip4/1.2.3.4/tcp/5/p2p/{ID}/p2p-circuit",
+        "/" * 2000,
+        "/ip4/1.2.3.4/tcp",
+    ],
 )
 def test_an_address_that_cannot_be_dialled_is_named(text: str) -> None:
     with pytest.raises(AddressInvalid) as caught:

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from swarm.errors import Busy, HopLost, HopTimeout, ProtocolError, VersionMismatch
-from swarm.network import Channel, Timeouts, channel as channel_module
+from swarm.network import Channel, Timeouts
+from swarm.network import channel as channel_module
 from swarm.wire import Cancel, Error, Hello, Message, Open, Ping, Result
 from swarm.wire.limits import MAX_BODY_BYTES
 from swarm.wire.messages import NO_SESSION
@@ -21,6 +22,7 @@ def pattern(size: int) -> bytes:
     return (bytes(range(256)) * (size // 256 + 1))[:size]
 
 
+@pytest.mark.slow
 async def test_frames_of_all_sizes_arrive_whole_in_both_directions() -> None:
     async with pair() as both:
         channel, inbox = await both.connect()
@@ -52,6 +54,7 @@ async def test_a_thousand_frames_sent_at_once_arrive_in_order() -> None:
             assert await both.inboxes[0].next() == (result(step), pattern(step * 20))
 
 
+@pytest.mark.slow
 async def test_drain_waits_for_a_slow_reader_and_ends_with_the_channel() -> None:
     async with pair() as both:
         channel, _ = await both.connect()
@@ -63,7 +66,7 @@ async def test_drain_waits_for_a_slow_reader_and_ends_with_the_channel() -> None
         drained = asyncio.create_task(channel.drain())
         await asyncio.sleep(0.1)
         assert not drained.done()
-        with pytest.raises(HopLost, match="unread"):
+        with pytest.raises(HopLost, match="unread"):  # noqa: PT012
             for step in range(3):
                 channel.send(result(step), bytearray(MAX_BODY_BYTES))
         await asyncio.wait_for(drained, 5)
@@ -87,6 +90,7 @@ async def test_a_caller_that_gives_up_does_not_end_the_attempt_of_another() -> N
         assert channel.is_open
 
 
+@pytest.mark.slow
 async def test_both_sides_may_dial_and_then_there_are_two_channels() -> None:
     async with pair() as both, pair() as others:
         await others.listener.serve(others.accept)
@@ -119,6 +123,7 @@ async def test_the_round_trip_is_measured_at_once() -> None:
         assert 0 < channel.round_trip < 1
 
 
+@pytest.mark.slow
 async def test_heartbeats_keep_an_idle_channel_alive() -> None:
     async with pair(QUICK) as both:
         channel, _ = await both.connect()
@@ -126,6 +131,7 @@ async def test_heartbeats_keep_an_idle_channel_alive() -> None:
         assert channel.is_open and both.inbound[0].is_open
 
 
+@pytest.mark.slow
 async def test_a_peer_that_stays_silent_is_given_up() -> None:
     async with pair(QUICK) as both:
         channel, inbox = await both.connect()
@@ -135,11 +141,10 @@ async def test_a_peer_that_stays_silent_is_given_up() -> None:
         assert not channel.is_open
 
 
+@pytest.mark.slow
 async def test_our_own_standstill_is_not_blamed_on_the_peer() -> None:
     async with pair(QUICK) as both:
         channel, _ = await both.connect()
-        import time
-
         time.sleep(3 * QUICK.heartbeat_timeout)
         await asyncio.sleep(0.3)
         assert channel.is_open and both.inbound[0].is_open
@@ -156,6 +161,7 @@ GARBAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
 async def test_garbage_closes_its_own_channel_and_nothing_else(garbage: bytes) -> None:
     async with pair() as both, pair() as others:
@@ -173,6 +179,7 @@ async def test_garbage_closes_its_own_channel_and_nothing_else(garbage: bytes) -
         assert again.is_open
 
 
+@pytest.mark.slow
 async def test_a_frame_that_never_ends_is_cut_off() -> None:
     async with pair(replace(QUICK, frame=0.4)) as both:
         channel, _ = await both.connect()
@@ -211,9 +218,8 @@ async def test_an_error_about_a_session_is_the_receivers_business() -> None:
 
 
 async def test_without_a_common_version_both_sides_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    hellos: list[Any] = [Hello(7, 9, "9.9"), channel_module.our_hello()]
     async with pair() as both:
-        monkeypatch.setattr(channel_module, "our_hello", lambda: hellos.pop(0))
+        monkeypatch.setattr(channel_module, "our_hello", lambda: Hello(7, 9, "9.9"))
         with pytest.raises(VersionMismatch, match=r"7\.\.9"):
             await both.connect()
         assert both.inbound == []
@@ -222,11 +228,11 @@ async def test_without_a_common_version_both_sides_are_named(monkeypatch: pytest
         assert channel.is_open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [Ping(1), Open(SESSION, "m", "f", 0, 1, "float32"), Result(SESSION, 0, "float32", 0)])
 async def test_whoever_does_not_say_hello_first_is_refused(monkeypatch: pytest.MonkeyPatch, first: Message) -> None:
-    hellos: list[Any] = [first, channel_module.our_hello()]
     async with pair() as both:
-        monkeypatch.setattr(channel_module, "our_hello", lambda: hellos.pop(0))
+        monkeypatch.setattr(channel_module, "our_hello", lambda: first)
         with pytest.raises(ProtocolError, match="before Hello"):
             await both.connect()
         assert both.inbound == [] and both.listener.channels == ()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import struct
 import tracemalloc
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,9 @@ class Sink:
     def __init__(self) -> None:
         self.preludes: list[bytes] = []
         self.frames: list[tuple[Message, bytes]] = []
-        self.reader = FrameReader(self.preludes.append, lambda message, body: self.frames.append((message, bytes(body))))
+        self.reader = FrameReader(
+            self.preludes.append, lambda message, body: self.frames.append((message, bytes(body)))
+        )
 
     def feed(self, data: bytes, *, piece: int = 1 << 30) -> None:
         while data:
@@ -43,7 +46,9 @@ FRAMES = st.lists(
     st.one_of(
         st.builds(lambda nonce: (Ping(nonce), b""), st.integers(0, 2**40)),
         st.builds(
-            lambda step, size: (result(step), bytes([step % 251]) * size), st.integers(0, 999), st.integers(0, 3 * SCRATCH_BYTES)
+            lambda step, size: (result(step), bytes([step % 251]) * size),
+            st.integers(0, 999),
+            st.integers(0, 3 * SCRATCH_BYTES),
         ),
     ),
     max_size=6,
@@ -88,10 +93,8 @@ def test_the_largest_header_fits_though_it_is_larger_than_the_buffer() -> None:
 def test_garbage_raises_nothing_but_a_protocol_error(garbage: bytes, piece: int) -> None:
     sink = Sink()
     sink.feed(PRELUDE)
-    try:
+    with suppress(ProtocolError):
         sink.feed(garbage, piece=piece)
-    except ProtocolError:
-        pass
 
 
 @pytest.mark.parametrize(

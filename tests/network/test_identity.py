@@ -106,6 +106,8 @@ def test_a_signature_counts_for_its_peer_and_payload_only(tmp_path: Path) -> Non
     other.close()
 
 
-@given(st.text(max_size=80) | st.just("Qm" + "x" * 44) | st.just("1" * 70), st.binary(max_size=80), st.binary(max_size=20))
+@given(
+    st.text(max_size=80) | st.just("Qm" + "x" * 44) | st.just("1" * 70), st.binary(max_size=80), st.binary(max_size=20)
+)
 def test_malformed_ids_and_signatures_verify_nothing(peer: str, signature: bytes, payload: bytes) -> None:
     assert not verify(PeerId(peer), signature, payload)

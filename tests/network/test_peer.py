@@ -14,6 +14,7 @@ import uvloop
 
 from swarm.errors import AddressInUse, AddressInvalid, DaemonDied, PeerUnreachable
 from swarm.network import Identity, NetworkConfig, Peer, Timeouts, parse_addr
+from swarm.types import PeerId
 from tests.network.ends import Inbox, echo_process, pair, result
 
 CLIENT = NetworkConfig(is_listening=False)
@@ -29,6 +30,7 @@ def leftovers() -> set[str]:
     return {name for name in os.listdir("/tmp") if name.startswith(("swarm-", "hivemind-"))}
 
 
+@pytest.mark.slow
 async def test_a_peer_leaves_nothing_behind() -> None:
     before = leftovers()
     async with pair() as both:
@@ -40,6 +42,7 @@ async def test_a_peer_leaves_nothing_behind() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@pytest.mark.slow
 async def test_a_peer_that_is_cancelled_or_fails_leaves_nothing_behind() -> None:
     before = leftovers()
     for wait in (0.0, 0.05, 0.15, 1.0):
@@ -54,6 +57,7 @@ async def test_a_peer_that_is_cancelled_or_fails_leaves_nothing_behind() -> None
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+@pytest.mark.slow
 def test_a_peer_lives_in_a_loop_of_another_thread_too() -> None:
     found: list[tuple[str, ...]] = []
 
@@ -62,13 +66,14 @@ def test_a_peer_lives_in_a_loop_of_another_thread_too() -> None:
             found.append(tuple(str(addr) for addr in peer.addrs))
 
     for run in (asyncio.run, uvloop.run):
-        thread = threading.Thread(target=lambda: run(main()))
+        thread = threading.Thread(target=lambda run=run: run(main()))  # type: ignore[misc]
         thread.start()
         thread.join(20)
         assert not thread.is_alive()
     assert len(found) == 2 and all(addrs for addrs in found)
 
 
+@pytest.mark.slow
 async def test_addresses_are_whole_and_announced_ones_replace_them() -> None:
     async with Peer.open(NetworkConfig(host_maddrs=("/ip4/0.0.0.0/tcp/0",))) as peer:
         assert any(str(addr).startswith("/ip4/127.0.0.1/tcp/") for addr in peer.addrs)
@@ -80,6 +85,7 @@ async def test_addresses_are_whole_and_announced_ones_replace_them() -> None:
         assert peer.addrs == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backlog", [1, None])
 async def test_a_port_in_use_is_named(backlog: int | None) -> None:
     with socket.socket() as taken:
@@ -92,6 +98,7 @@ async def test_a_port_in_use_is_named(backlog: int | None) -> None:
                 pass
 
 
+@pytest.mark.slow
 async def test_the_port_of_another_peer_is_in_use_though_its_daemon_would_share_it() -> None:
     async with Peer.open(NetworkConfig()) as peer:
         addr = str(peer.addrs[0]).partition("/p2p/")[0]
@@ -100,6 +107,7 @@ async def test_the_port_of_another_peer_is_in_use_though_its_daemon_would_share_
                 pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("addr", ["nonsense", "/ip4/203.0.113.9/tcp/5000", "/ip4/127.0.0.1/tcp/70000"])
 async def test_a_host_address_that_cannot_be_used_is_named(addr: str) -> None:
     with pytest.raises(AddressInvalid, match=addr):
@@ -122,6 +130,7 @@ async def test_dialling_says_why_it_failed() -> None:
         assert await peer.dial(other.addrs[0]) == other.peer_id
 
 
+@pytest.mark.slow
 async def test_an_address_where_nobody_says_anything_costs_the_deadline() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -129,11 +138,12 @@ async def test_an_address_where_nobody_says_anything_costs_the_deadline() -> Non
         async with Peer.open(CLIENT) as peer:
             text = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}/p2p/{stranger()}"
             began = time.monotonic()
-            with pytest.raises(PeerUnreachable, match="timed out after 0.5 s"):
+            with pytest.raises(PeerUnreachable, match=r"timed out after 0\.5 s"):
                 await peer.dial(parse_addr(text), timeout=0.5)
             assert time.monotonic() - began < 1.0
 
 
+@pytest.mark.slow
 async def test_a_peer_that_comes_back_is_dialled_at_once(tmp_path: Path) -> None:
     async with Peer.open(NetworkConfig(identity_path=tmp_path / "key")) as first:
         addr = first.addrs[0]
@@ -146,36 +156,36 @@ async def test_a_peer_that_comes_back_is_dialled_at_once(tmp_path: Path) -> None
             assert await peer.dial(addr)
 
 
+@pytest.mark.slow
 async def test_a_peer_without_address_or_without_channels_is_unreachable() -> None:
     async with Peer.open(CLIENT) as peer, Peer.open(NetworkConfig()) as mute:
         with pytest.raises(PeerUnreachable, match="no address is known"):
-            await peer.channel(Identity.load(None).peer_id)
+            await peer.channel(PeerId(stranger()))
         with pytest.raises(PeerUnreachable, match="does not speak our protocol"):
             await peer.channel(mute.peer_id, [str(mute.addrs[0])])
         with pytest.raises(PeerUnreachable, match="this very peer"):
             await mute.channel(mute.peer_id)
 
 
+@pytest.mark.slow
 async def test_addresses_of_others_and_garbage_in_a_record_are_not_dialled() -> None:
     async with pair() as both:
         addrs = ["", "/ip4/127.0.0.1/tcp/1", f"/ip4/127.0.0.1/tcp/1/p2p/{stranger()}", *map(str, both.listener.addrs)]
         assert (await both.dialler.channel(both.listener.peer_id, addrs)).is_open
 
 
+@pytest.mark.slow
 async def test_a_peer_that_never_says_hello_is_given_up() -> None:
     async with pair(Timeouts(hello=0.3)) as both:
         await both.dialler.dial(both.listener.addrs[0])
         both.listener._on_inbound = lambda stream, prelude: None  # type: ignore[method-assign]
-        both.listener._server.close()  # type: ignore[union-attr]
-        os.unlink(f"{both.listener._daemon.folder}/streams.sock")
-        both.listener._server = None
-        await both.listener.serve(both.accept)
         began = time.monotonic()
         with pytest.raises(PeerUnreachable, match="Hello"):
             await both.connect()
         assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.slow
 async def test_one_peer_cannot_take_all_channels() -> None:
     config = NetworkConfig(max_channels_per_peer=2)
     async with Peer.open(config) as listener, Peer.open(CLIENT) as dialler:
@@ -189,14 +199,15 @@ async def test_one_peer_cannot_take_all_channels() -> None:
 
 
 async def test_a_dead_daemon_ends_the_block_with_an_error_of_its_own() -> None:
-    with pytest.raises(DaemonDied, match="start the process again"):
+    with pytest.raises(DaemonDied, match="start the process again"):  # noqa: PT012
         async with asyncio.timeout(10), Peer.open(NetworkConfig()) as peer:
             peer._daemon.process.kill()
             await asyncio.sleep(60)
 
 
+@pytest.mark.slow
 async def test_whoever_waits_for_the_daemon_to_fail_is_told() -> None:
-    with pytest.raises(DaemonDied):
+    with pytest.raises(DaemonDied):  # noqa: PT012
         async with asyncio.timeout(10), Peer.open(NetworkConfig()) as peer:
             waiting = asyncio.create_task(peer.wait_failed())
             peer._daemon.process.kill()
@@ -223,5 +234,5 @@ async def test_a_frozen_process_behind_a_living_daemon_is_noticed_by_its_silence
         child.send_signal(signal.SIGSTOP)
         reason = await inbox.end(5)
         assert "silent" in str(reason) and not channel.is_open
-        with pytest.raises(PeerUnreachable, match="Hello"):
+        with pytest.raises(PeerUnreachable, match="silent"):
             await asyncio.wait_for(peer.channel(channel.remote), 10)

@@ -17,5 +17,7 @@ def test_with_a_newer_peer_that_still_speaks_ours_we_agree_on_ours() -> None:
 
 
 def test_without_a_common_version_both_sides_are_named() -> None:
-    with pytest.raises(VersionMismatch, match=rf"{NEWEST + 1}\.\.{NEWEST + 2} \(swarm 9\.9\).*we speak {OLDEST}\.\.{NEWEST}"):
+    with pytest.raises(
+        VersionMismatch, match=rf"{NEWEST + 1}\.\.{NEWEST + 2} \(swarm 9\.9\).*we speak {OLDEST}\.\.{NEWEST}"
+    ):
         agree(Hello(NEWEST + 1, NEWEST + 2, "9.9"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -44,7 +45,9 @@ TIMING = st.builds(Timing, st.integers(0, 2**53), st.integers(0, 2**53), st.inte
 TIMES = st.lists(TIMING, max_size=5).map(tuple)
 CODEC = st.sampled_from(CODECS)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
-    st.builds(Hello, st.integers(1, 65535), st.integers(1, 65535), PRINTABLE, st.lists(PRINTABLE, max_size=3).map(tuple)),
+    st.builds(
+        Hello, st.integers(1, 65535), st.integers(1, 65535), PRINTABLE, st.lists(PRINTABLE, max_size=3).map(tuple)
+    ),
     st.builds(Ping, COUNT),
     st.builds(Pong, COUNT),
     st.builds(
@@ -87,6 +90,14 @@ def fields_of(message: Message) -> list[Any]:
     return values
 
 
+def refusal(attempt: Callable[[], object]) -> ProtocolError | None:
+    try:
+        attempt()
+    except ProtocolError as error:
+        return error
+    return None
+
+
 @given(MESSAGES)
 def test_each_message_comes_back_as_it_went(message: Message) -> None:
     assert decode(encode(message)) == message
@@ -104,7 +115,9 @@ def test_missing_fields_of_an_older_peer_take_their_defaults() -> None:
 
 def test_the_largest_step_fits_into_a_header() -> None:
     rows = tuple(Row(MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, 1) for _ in range(MAX_ROWS))
-    step = Step(b"s" * 16, 2**62, 2**62, "bfloat16", rows, ("12D3KooW" + "x" * 44,) * 8, (Timing(9**9, 9**9, 9**9),) * 8)
+    step = Step(
+        b"s" * 16, 2**62, 2**62, "bfloat16", rows, ("12D3KooW" + "x" * 44,) * 8, (Timing(9**9, 9**9, 9**9),) * 8
+    )
     assert len(encode(step)) <= MAX_HEADER_BYTES and decode(encode(step)) == step
 
 
@@ -141,7 +154,9 @@ def test_a_step_with_one_field_out_of_range_is_refused(position: int, value: obj
         decode(header(*values))
 
 
-@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 60000, b"\x80", b"\x90", b"\x91\xc0"])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 60000, b"\x80", b"\x90", b"\x91\xc0"]
+)
 def test_a_header_that_is_no_message_is_refused(garbage: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(garbage)
@@ -155,14 +170,17 @@ def test_an_unknown_message_number_is_refused(number: object) -> None:
 
 @given(st.binary(max_size=300))
 def test_random_bytes_raise_nothing_but_a_protocol_error(garbage: bytes) -> None:
-    try:
-        decode(garbage)
-    except ProtocolError as error:
-        assert len(str(error)) < 300
+    refused = refusal(lambda: decode(garbage))
+    assert refused is None or len(str(refused)) < 300
 
 
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=20),
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=12,
 )
@@ -170,10 +188,8 @@ ANYTHING = st.recursive(
 
 @given(st.integers(0, 12), st.lists(ANYTHING, max_size=9))
 def test_well_formed_nonsense_raises_nothing_but_a_protocol_error(number: int, values: list[object]) -> None:
-    try:
-        decode(header(number, *values))
-    except ProtocolError as error:
-        assert len(str(error)) < 300
+    refused = refusal(lambda: decode(header(number, *values)))
+    assert refused is None or len(str(refused)) < 300
 
 
 def test_a_header_that_announces_more_than_it_holds_takes_no_memory() -> None:

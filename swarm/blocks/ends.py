@@ -1,0 +1,91 @@
+"""The two ends of a model, which the client runs: embedding before the blocks, norm and head after them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from swarm.blocks.checkpoint import Checkpoint
+from swarm.blocks.config import ModelConfig
+from swarm.blocks.families.family import EMBEDDING, FINAL_NORM, HEAD
+from swarm.blocks.linear import Linear, linear_factory
+from swarm.blocks.tensor_file import StoredTensor
+from swarm.errors import TokenOutOfRange
+
+
+class ModelEnds:
+    """Embedding, final norm and packed head.
+
+    The embedding stays in memory as the file stores it, and only the rows asked for are decoded: a quantised
+    or 16-bit table costs its stored bytes whatever the dtype, and a tied head is not held twice in full.
+
+    Attributes:
+        config: The model's configuration.
+        dtype: Of what `embed` returns and `logits` computes in.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        stored: StoredTensor,
+        table: Tensor,
+        norm: Tensor,
+        head: Linear,
+    ) -> None:
+        self.config = config
+        self.dtype = dtype
+        self._stored = stored
+        self._table = table
+        self._norm = norm
+        self._head = head
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype) -> ModelEnds:
+        """Read the ends; no block's bytes are read.
+
+        Raises:
+            CheckpointCorrupt: A tensor is missing, truncated or of the wrong shape.
+        """
+        config = checkpoint.config
+        stored = checkpoint.find(EMBEDDING)
+        with torch.no_grad():
+            head = checkpoint.read(EMBEDDING if config.tie_embeddings else HEAD, dtype=dtype)
+            return cls(
+                config=config,
+                dtype=dtype,
+                stored=stored,
+                table=stored.raw().view(stored.num_rows, stored.row_bytes),
+                norm=checkpoint.read(FINAL_NORM, dtype=dtype),
+                head=linear_factory(dtype)(head, None),
+            )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights take in memory."""
+        return self._table.nbytes + self._norm.nbytes + self._head.weight_bytes
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look tokens up: (...,) integers to (..., D).
+
+        Raises:
+            TokenOutOfRange: An id outside the vocabulary.
+        """
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+            raise TokenOutOfRange(
+                f"token ids {int(ids.min())} to {int(ids.max())}; the vocabulary is 0 to {self.config.vocab_size - 1}: "
+                "use this model's tokenizer"
+            )
+        with torch.no_grad():
+            rows = self._table.index_select(0, ids.reshape(-1).to(torch.int64))  # (T, bytes)
+            hidden = self._stored.decode(rows.view(-1)) if ids.numel() else torch.empty(0, self.config.hidden_size)
+            return hidden.to(self.dtype).view(*ids.shape, self.config.hidden_size)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply final norm and head: (..., D) to (..., V), in `dtype`."""
+        with torch.no_grad():
+            flat = hidden.to(self.dtype).reshape(-1, self.config.hidden_size)
+            flat = F.rms_norm(flat, self._norm.shape, self._norm, self.config.rms_eps)
+            return self._head(flat).view(*hidden.shape[:-1], self.config.vocab_size)

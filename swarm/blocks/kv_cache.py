@@ -1,0 +1,121 @@
+"""The pool of keys and values of one span, and the sequences that live in it.
+
+The pool owns two tensors and one allocator; a sequence owns nothing but page numbers. Who may write:
+a page held by one sequence only. `prepare` makes that true for every slot it hands out, by copying the
+partly filled page at the end if a fork still shares it; full shared pages are never written again.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from swarm.blocks.pages import PAGE_SLOTS, PageAllocator, PageTable, pages_for
+from swarm.errors import Busy, SessionLost
+
+
+class KVCache:
+    """Keys and values of `num_blocks` blocks in `num_pages` pages of PAGE_SLOTS slots.
+
+    Attributes:
+        keys: (L, P * PAGE_SLOTS, K, E), rotated keys. Untouched pages cost no memory: the operating system
+            maps them at the first write.
+        values: As `keys`.
+    """
+
+    def __init__(self, *, num_blocks: int, num_pages: int, num_kv_heads: int, head_size: int, dtype: torch.dtype):
+        self._allocator = PageAllocator(num_pages)
+        shape = (num_blocks, num_pages * PAGE_SLOTS, num_kv_heads, head_size)
+        # A tensor made in inference mode could not be written outside of it, and callers come from both.
+        with torch.inference_mode(False):
+            self.keys = torch.empty(shape, dtype=dtype)
+            self.values = torch.empty(shape, dtype=dtype)
+        self._live: set[PageTable] = set()
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the pool."""
+        return self._allocator.num_pages
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that no sequence holds."""
+        return self._allocator.num_free
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page, over all blocks, keys and values."""
+        return 2 * self.keys[:, :PAGE_SLOTS].numel() * self.keys.element_size()
+
+    def new_sequence(self) -> PageTable:
+        """Return an empty sequence; it holds no pages until `prepare`."""
+        sequence = PageTable()
+        self._live.add(sequence)
+        return sequence
+
+    def prepare(self, sequence: PageTable, position: int, length: int) -> None:
+        """Make room for the tokens [position, position + length), dropping what was held from `position` on.
+
+        Afterwards the sequence counts these tokens as held; the next forward pass must write them.
+
+        Raises:
+            SessionLost: The sequence is released, or holds fewer than `position` tokens.
+            Busy: Too few free pages. In each case the sequence stays as it was.
+        """
+        self._require(sequence, position)
+        if length < 0:
+            raise ValueError(f"cannot prepare {length} tokens")
+        kept, dropped = sequence.pages[: pages_for(position)], sequence.pages[pages_for(position) :]
+        is_shared = position % PAGE_SLOTS > 0 and length > 0 and self._allocator.count(kept[-1]) > 1
+        wanted = pages_for(position + length) - len(kept) + is_shared
+        free = self.free_pages + sum(self._allocator.count(page) == 1 for page in dropped)
+        if wanted > free:
+            raise Busy(f"{wanted} KV pages wanted, {free} of {self.num_pages} free: try again later")
+        self._allocator.release(dropped)
+        if is_shared:
+            shared = kept.pop()
+            fresh = self._allocator.allocate(wanted, after=kept[-1] if kept else None)
+            self._copy(shared, fresh[0], position % PAGE_SLOTS)
+            self._allocator.release([shared])
+        else:
+            fresh = self._allocator.allocate(wanted, after=kept[-1] if kept else None)
+        sequence.set(kept + fresh, position + length)
+
+    def fork(self, sequence: PageTable, length: int | None = None) -> PageTable:
+        """Return a new sequence that shares the first `length` tokens (default: all) of `sequence`.
+
+        Raises:
+            SessionLost: As `prepare`.
+        """
+        length = sequence.length if length is None else length
+        self._require(sequence, length)
+        child = self.new_sequence()
+        pages = sequence.pages[: pages_for(length)]
+        self._allocator.retain(pages)
+        child.set(list(pages), length)
+        return child
+
+    def release(self, sequence: PageTable) -> None:
+        """Give the sequence's pages back; releasing twice does nothing."""
+        if sequence in self._live:
+            self._live.remove(sequence)
+            self._allocator.release(sequence.pages)
+            sequence.set([], 0)
+
+    def check(self) -> None:
+        """Verify that pages and sequences agree; meant for idle moments.
+
+        Raises:
+            RuntimeError: A page is lost or held by too many: a fault of ours.
+        """
+        self._allocator.check(self._live)
+
+    def _require(self, sequence: PageTable, length: int) -> None:
+        if sequence not in self._live:
+            raise SessionLost("the sequence was released: open it again and replay")
+        if not 0 <= length <= sequence.length:
+            raise SessionLost(f"the sequence holds {sequence.length} tokens, not {length}: replay from there")
+
+    def _copy(self, source: int, target: int, num_slots: int) -> None:
+        a, b = source * PAGE_SLOTS, target * PAGE_SLOTS
+        for pool in (self.keys, self.values):
+            pool[:, b : b + num_slots] = pool[:, a : a + num_slots]

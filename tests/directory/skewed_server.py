@@ -1,0 +1,40 @@
+"""A server's record from a process whose clock is wrong; prints its peer id once stored, then what it sees.
+
+Usage: python -m tests.directory.skewed_server SECONDS ADDR
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+from multiaddr import Multiaddr
+
+from swarm.directory.swarm_time import SWARM_TIME
+from tests.directory.members import member
+
+
+class WrongClock:
+    """A clock that is some seconds off."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def unix(self) -> float:
+        return time.time() + self._seconds
+
+
+async def main(seconds: float, addr: str) -> None:
+    SWARM_TIME._clock = WrongClock(seconds)
+    async with member(Multiaddr(addr)) as server:
+        stored = await server.announce()
+        print(server.peer.peer_id, stored, " ".join(sorted(await server.sees())), flush=True)
+        await server.peer.wait_failed()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(float(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,104 @@
+"""Real swarms on this machine, started once and shared: a server takes some seconds to start.
+
+All servers have one compute thread; the reference is transformers on the same files, in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from swarm import AutoModelForCausalLM, AutoTokenizer
+from swarm.blocks.bundled import default_cache, find_bundled
+from swarm.client import SwarmForCausalLM
+from swarm.client.bridge import bridge
+from swarm.demo.processes import LocalSwarm, local_swarm
+from tests.builders import make_llama
+from tests.swarm.reference import Reference
+
+SPANS = {
+    1: ("0:30",),
+    2: ("0:11", "11:30"),
+    3: ("0:7", "7:19", "19:30"),
+    5: ("0:3", "3:11", "11:12", "12:25", "25:30"),
+}
+"""Uneven on purpose, one of a single block: nothing may depend on equal shares."""
+
+FP32 = ("--dtype", "float32", "--threads", "1")
+
+Swarms = Callable[[int], tuple[LocalSwarm, SwarmForCausalLM]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def client_leaves_at_the_end() -> Iterator[None]:
+    """End the client's own daemons with the tests, and not only with the process."""
+    yield
+    bridge().shut_down()
+
+
+@pytest.fixture(scope="session")
+def smollm_path() -> Path:
+    """The bundled model's GGUF file."""
+    return find_bundled("smollm2-135m", default_cache())
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The bundled model's tokenizer."""
+    return AutoTokenizer.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def reference(smollm_path: Path, tokenizer: Any) -> Reference:
+    """Plain transformers in float32."""
+    return Reference.load(smollm_path, tokenizer, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
+    """Swarms of 1, 2, 3 and 5 servers that serve the bundled model in float32, each started when first asked for."""
+    started: dict[int, tuple[LocalSwarm, SwarmForCausalLM]] = {}
+    with ExitStack() as stack:
+
+        def get(num_servers: int) -> tuple[LocalSwarm, SwarmForCausalLM]:
+            if num_servers not in started:
+                logs = tmp_path_factory.mktemp(f"smollm{num_servers}")
+                swarm = stack.enter_context(local_swarm(SPANS[num_servers], server_flags=FP32, logs=logs))
+                model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr], dtype=torch.float32)
+                started[num_servers] = (swarm, model)
+            return started[num_servers]
+
+        yield get
+
+
+@pytest.fixture(scope="session")
+def model(swarms: Swarms) -> SwarmForCausalLM:
+    """The bundled model over three servers."""
+    return swarms(3)[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of six blocks in float32, as a folder."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    make_llama(folder, seed=1, num_blocks=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_swarm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
+    """Two servers, uneven, that serve the tiny model."""
+    logs = tmp_path_factory.mktemp("tiny-swarm")
+    with local_swarm(("0:4", "4:6"), model=str(tiny_folder), server_flags=("--threads", "1"), logs=logs) as swarm:
+        yield swarm
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_swarm: LocalSwarm, tiny_folder: Path) -> SwarmForCausalLM:
+    """The tiny model over its two servers."""
+    return AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[tiny_swarm.addr])

@@ -1,0 +1,85 @@
+"""The reference, plain transformers on the same files, and the comparer that tells ties from faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GgufConfig
+
+from tests.swarm.prompts import PROMPTS
+
+TIE = 2e-4
+"""Logits may differ by so much: transformers differs from itself by 6e-5, chunked or padded otherwise."""
+
+NEW_TOKENS = 64
+
+
+@dataclass
+class Reference:
+    """A local model; what it generates for the prompts is computed once.
+
+    Attributes:
+        model: transformers' own.
+        tokenizer: Of the model.
+        ties: A line for each tie that `same` met.
+    """
+
+    model: Any
+    tokenizer: Any
+    ties: list[str] = field(default_factory=list)
+    _greedy: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path, tokenizer: Any, dtype: torch.dtype) -> Reference:
+        """Load a GGUF file with transformers, its weights unpacked to `dtype`."""
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
+        )
+        return cls(model.to(dtype).eval(), tokenizer)
+
+    def ids(self, text: str) -> Tensor:
+        """(1, S) the tokens of `text`."""
+        return self.tokenizer(text, return_tensors="pt").input_ids
+
+    def greedy(self, prompt: int) -> Tensor:
+        """(1, S + 64) prompt number `prompt` and what the model says next."""
+        if prompt not in self._greedy:
+            ids = self.ids(PROMPTS[prompt])
+            self._greedy[prompt] = self.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
+        return self._greedy[prompt]
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """(B, S, V) of one forward pass."""
+        with torch.no_grad():
+            return self.model(ids).logits
+
+    def same(self, ours: Tensor, theirs: Tensor) -> int:
+        """Check that two generated batches are the same tokens but for ties; return how many rows tied.
+
+        A row that differs is a tie if at its first difference the reference itself hardly prefers one token over the
+        other; what follows differs for that reason and is not compared.
+        """
+        assert len(ours) == len(theirs)
+        return sum(self._is_tie(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+    def _is_tie(self, ours: Tensor, theirs: Tensor) -> bool:
+        if torch.equal(ours, theirs):
+            return False
+        length = min(len(ours), len(theirs))
+        differing = (ours[:length] != theirs[:length]).nonzero()
+        assert len(differing), f"{len(ours)} tokens, the reference has {len(theirs)}, all in common equal"
+        first = int(differing[0])
+        # Padding on the left would shift the positions of a plain forward pass.
+        start = int((theirs != self.model.config.pad_token_id).nonzero()[0])
+        logits = self.logits(theirs[None, start:first])[0, -1]
+        best, second = logits.topk(2).values.tolist()
+        chosen = logits[int(ours[first])].item()
+        told = f"token {first}: {int(ours[first])}, not {int(theirs[first])}; gap {best - chosen:.1e}, top-2 {best - second:.1e}"
+        assert best - second < TIE and best - chosen < TIE, told
+        self.ties.append(told)
+        print(f"tie at {told}")
+        return True
