@@ -41,7 +41,7 @@ ROOMS = {
     "server": _room(4, "torch psutil"),
     "client": _room(4, "torch transformers uvloop"),
     "bootstrap": _room(5),
-    "demo": _room(TOP),
+    "demo": _room(TOP, "transformers"),
     "cli": _room(TOP, "uvloop"),
     "__init__": _room(TOP + 1),
 }

@@ -122,7 +122,8 @@ def _open(name: str, *, was_given: bool) -> Checkpoint:
     except ModelNotFound as error:
         if was_given:
             raise
-        raise ModelNotFound(f"the swarm serves {name}, whose files are not here ({error}): give the model's path") from error
+        text = f"the swarm serves {name}, whose files are not here ({error}): give the model's path"
+        raise ModelNotFound(text) from error
 
 
 def _generation_config(checkpoint: Checkpoint) -> GenerationConfig | None:

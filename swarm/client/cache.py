@@ -4,6 +4,9 @@ It knows, for each row of the batch, which tokens the hops hold, and turns what 
 a cache into positions: a step begins where the cache ends, `crop` moves that place back, and
 `reorder_cache` makes a row start from another row's slots. Nothing of this costs a message: it
 travels with the next step. Padding stays here: hops see each row's real tokens only.
+
+A step that failed may be tried again, for it begins at the same position. Not so one that forks
+(rows start from others'): which hops made the forks is unknown, so the session is given up then.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from swarm.client.session import Session
-from swarm.errors import PromptTooLong, UsageError
+from swarm.errors import PromptTooLong, SessionLost, UsageError
 from swarm.wire import Row
 
 UNKNOWN = -1
@@ -66,10 +69,15 @@ class RemoteCache(Cache):
         valid: (B, S) which of them are real.
     """
 
+    ids: Tensor
+    valid: Tensor
+    _sources: list[int]
+
     def __init__(self, source: SessionSource, *, max_length: int) -> None:
         super().__init__(layers=[])
         self._source = source
         self._max_length = max_length
+        self._is_lost = False
         weakref.finalize(self, source.close)
         self._forget()
 
@@ -93,7 +101,7 @@ class RemoteCache(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return how many columns (padding included) are held."""
-        return self.ids.shape[1]
+        return int(self.ids.shape[1])
 
     def get_max_length(self) -> int:
         """Return the most tokens that a row can hold."""
@@ -120,8 +128,9 @@ class RemoteCache(Cache):
         self.reorder_cache(torch.arange(len(self.ids)).repeat_interleave(repeats))
 
     def reset(self) -> None:
-        """Drop everything, the session too."""
+        """Drop everything, the session too; the next step opens another."""
         self._source.close()
+        self._is_lost = False
         self._forget()
 
     def rewind(self, ids: Tensor, valid: Tensor) -> None:
@@ -132,7 +141,8 @@ class RemoteCache(Cache):
             valid: (B, S) bool.
         """
         held = self.get_seq_length()
-        if held and len(ids) != len(self.ids):
+        is_dead = self._is_lost or (self.session is not None and not self.session.is_usable)
+        if is_dead or (held and len(ids) != len(self.ids)):
             self.reset()
             return
         shared = min(held, ids.shape[1] - 1)
@@ -157,7 +167,10 @@ class RemoteCache(Cache):
         Raises:
             PromptTooLong: A row would hold more than the context; nothing was sent.
             UsageError: The batch has another size than before.
+            SessionLost: A step that forked rows failed before: `reset`, or `rewind` to a whole prompt.
         """
+        if self._is_lost:
+            raise SessionLost("what the hops hold is unknown since a step failed: reset() this cache, or start anew")
         batch = len(embeds)
         ids = torch.full(embeds.shape[:2], UNKNOWN) if ids is None else ids
         if not self.get_seq_length() and batch != len(self.ids):
@@ -171,13 +184,23 @@ class RemoteCache(Cache):
         rows = [self._row(row, lengths[row], valid[row], keep) for row in senders]
         hidden = embeds[senders][valid[senders]]  # (T of all rows, D)
         is_idle = all(row.length == 0 and row.sequence == row.source for row in rows)
-        kept = hidden[:0] if is_idle else self._source.step(rows, hidden)
+        kept = hidden[:0] if is_idle else self._step(rows, hidden)
         self.ids = torch.cat([self.ids, ids.to("cpu")], 1)
         self.valid = torch.cat([self.valid, valid], 1)
-        self._sources = twins
+        if not is_idle:
+            self._sources = twins
         output = kept.new_zeros(len(senders), keep, embeds.shape[-1])
         output[valid[senders, -keep:]] = kept  # (B', keep, D)
         return output if len(senders) == batch else output[[senders.index(row) for row in twins]]
+
+    def _step(self, rows: list[Row], hidden: Tensor) -> Tensor:
+        try:
+            return self._source.step(rows, hidden)
+        except BaseException:
+            if any(row.sequence != row.source for row in rows):
+                self._source.close()
+                self._is_lost = True
+            raise
 
     def _row(self, row: int, length: int, valid: Tensor, keep: int) -> Row:
         return Row(row, self._sources[row], length, int(valid.sum()), int(valid[-keep:].sum()))
@@ -186,8 +209,8 @@ class RemoteCache(Cache):
         longest = max(length + int(new) for length, new in zip(lengths, valid.sum(1), strict=True))
         if longest > self._max_length:
             raise PromptTooLong(
-                f"{longest} tokens are more than the {self._max_length} that the model's context (or max_length) holds: "
-                "shorten the prompt"
+                f"{longest} tokens are more than the {self._max_length} that the model's context (or max_length) "
+                "holds: shorten the prompt"
             )
 
     def _forget(self, batch: int = 0) -> None:

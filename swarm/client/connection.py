@@ -6,13 +6,14 @@ It lives on the bridge's loop. Models that were given the same initial peers sha
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 
 from swarm.client.config import ClientConfig
 from swarm.client.session import HopUnusable, Model, Session
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, ModelNotFound, SwarmError
+from swarm.errors import BlocksMissing, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
 from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
@@ -36,6 +37,7 @@ class Connection:
         self._sessions: dict[bytes, Session] = {}
         self._views: dict[str, tuple[float, View]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._pid = os.getpid()
 
     async def start(self) -> None:
         """Join the swarm.
@@ -55,8 +57,8 @@ class Connection:
 
     @property
     def is_alive(self) -> bool:
-        """Whether we are still in the swarm: our daemon may have died."""
-        return self._task is not None and not self._task.done()
+        """Whether we are still in the swarm: our daemon may have died, or this be a forked child."""
+        return self._task is not None and not self._task.done() and self._pid == os.getpid()
 
     async def models(self) -> tuple[ModelEntry, ...]:
         """Return the models that the swarm serves."""
@@ -140,6 +142,8 @@ class Connection:
     async def _plan(
         self, model: Model, span: Span, *, excluded: dict[PeerId, SwarmError]
     ) -> tuple[tuple[Hop, ...], View]:
+        if self._pid != os.getpid():
+            raise UsageError("this model was loaded before the process forked: load it again in this one")
         deadline = time.monotonic() + self.config.timeouts.coverage
         age = self.config.view_age
         while True:
@@ -196,7 +200,8 @@ class Connection:
         self, model: Model, span: Span, agreement: Agreement, excluded: dict[PeerId, SwarmError]
     ) -> BlocksMissing:
         spans = missing_spans(agreement.view, span, excluded=excluded)
-        text = f"nobody serves blocks {format_spans(spans)} of {model.name} (waited {self.config.timeouts.coverage:.0f} s)"
+        waited = self.config.timeouts.coverage
+        text = f"nobody serves blocks {format_spans(spans)} of {model.name} (waited {waited:.0f} s)"
         if agreement.others:
             others = ", ".join(f"{r.span} at {r.peer} ({r.fingerprint[:8]})" for r in agreement.others[:4])
             text += f"; not used, for they hold another checkpoint than ours ({model.fingerprint[:8]}): {others}"

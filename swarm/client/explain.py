@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 
 from swarm.types import Hop
 from swarm.wire import Timing
@@ -37,7 +37,7 @@ class StepTiming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopTimes:
-    """Medians of one hop over recent decode steps, in seconds.
+    """Means of one hop over typical decode steps, in seconds.
 
     Attributes:
         hop: The blocks and who runs them.
@@ -54,13 +54,16 @@ class HopTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Medians over recent steps, in seconds; printing it gives a table.
+    """Means over typical recent steps, in seconds; printing it gives a table.
+
+    Typical is the middle half of the steps by their duration: outliers do not count, and, unlike
+    medians, the means of the parts add up to the mean of the whole.
 
     Attributes:
         hops: In the order of the route.
         network: All legs of the route together, the client's own loop included.
         step: A whole step; hops and network sum up to it.
-        num_steps: How many steps the medians are over.
+        num_steps: How many decode steps the typical ones were chosen from.
     """
 
     hops: tuple[HopTimes, ...]
@@ -82,32 +85,38 @@ class Explanation:
                 f"{f'{hop.start}:{hop.end}':>9}  …{hop.peer[-10:]:<11} "
                 f"{_ms(times.queue)} {_ms(times.compute)} {_ms(times.handling)}"
             )
-        lines.append(f"network {_ms(self.network)} · a step {_ms(self.step)} · median of {self.num_steps} steps")
+        lines.append(f"network {_ms(self.network)} · a step {_ms(self.step)} · middle half of {self.num_steps} steps")
         return "\n".join(lines)
 
 
 def explain(hops: Sequence[Hop], steps: Sequence[StepTiming]) -> Explanation:
-    """Return the medians of the smallest steps (the decode ones) among `steps`; zeros if there are none."""
+    """Return the means over the typical of the smallest steps (the decode ones) among `steps`; zeros without any."""
     fewest = min((step.tokens for step in steps), default=0)
     decode = [step for step in steps if step.tokens == fewest and len(step.hops) == len(hops)]
     if not decode:
         empty = tuple(HopTimes(hop=hop, queue=0.0, compute=0.0, handling=0.0) for hop in hops)
         return Explanation(hops=empty, network=0.0, step=0.0, num_steps=0)
-    times = tuple(_hop_times(hop, [step.hops[index] for step in decode]) for index, hop in enumerate(hops))
+    typical = _middle_half(decode)
+    times = tuple(_hop_times(hop, [step.hops[index] for step in typical]) for index, hop in enumerate(hops))
     return Explanation(
         hops=times,
-        network=median(step.network for step in decode),
-        step=median(step.seconds for step in decode),
+        network=fmean(step.network for step in typical),
+        step=fmean(step.seconds for step in typical),
         num_steps=len(decode),
     )
+
+
+def _middle_half(steps: list[StepTiming]) -> list[StepTiming]:
+    cut = len(steps) // 4
+    return sorted(steps, key=lambda step: step.seconds)[cut : len(steps) - cut]
 
 
 def _hop_times(hop: Hop, timings: list[Timing]) -> HopTimes:
     return HopTimes(
         hop=hop,
-        queue=median(timing.queue for timing in timings) / 1e6,
-        compute=median(timing.compute for timing in timings) / 1e6,
-        handling=median(timing.total - timing.queue - timing.compute for timing in timings) / 1e6,
+        queue=fmean(timing.queue for timing in timings) / 1e6,
+        compute=fmean(timing.compute for timing in timings) / 1e6,
+        handling=fmean(timing.total - timing.queue - timing.compute for timing in timings) / 1e6,
     )
 
 

@@ -56,7 +56,7 @@ class InferenceSession:
         return self._model is model
 
 
-class SwarmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model with remote blocks; made by `AutoModelForCausalLM.from_pretrained`.
 
     Attributes:
@@ -100,20 +100,20 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         """
         if max_length is not None and not 0 < max_length <= self._context:
             raise PromptTooLong(f"max_length={max_length}; the model's context is {self._context}")
-        run, connection, model = bridge().run, self._connection, self._model
+        bound, connection, model = bridge(), self._connection, self._model
         span = span or self.blocks.span
         whole = span == self.blocks.span
 
         def open_session() -> Session:
-            session = run(connection.open_session(model, span))
+            session = bound.run(connection.open_session(model, span))
             if whole:
                 self._latest = session
             return session
 
         source = SessionSource(
             open_session,
-            lambda session, rows, hidden: run(session.step(rows, hidden)),
-            lambda session: bridge().post(lambda: connection.forget(session)),
+            lambda session, rows, hidden: bound.run(session.step(rows, hidden)),
+            lambda session: bound.post(lambda: connection.forget(session)),
         )
         return RemoteCache(source, max_length=max_length or self._context)
 
@@ -142,7 +142,9 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return explain(self._latest.hops, tuple(self._latest.timings))
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, *args: Any, session: InferenceSession | None = None, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, *args: Any, session: InferenceSession | None = None, **kwargs: Any
+    ) -> Any:
         """Generate as transformers does; see `GenerationMixin.generate` for every option.
 
         Within `inference_session()`, or with `session=`, the prompt is the whole conversation and

@@ -2,7 +2,10 @@
 
 Steps go to the first hop and travel on by themselves; the last hop's results come back on our
 channel to it. All of this runs on the bridge's loop. A step that fails leaves the session usable:
-each step says at which position it begins, so the next one drops whatever half arrived.
+each step says at which position it begins, so the next one drops whatever half arrived. Only forks
+cannot be repeated: whether the hops made them is unknown then (see `RemoteCache`).
+
+Steps count from 1: an Error about step 0 is about the whole session.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -69,18 +73,22 @@ class Session:
         codec: How activations travel.
         timings: Recent steps, newest last.
         num_results: Results received, one for each step sent, whatever the number of hops.
+        free_pages: KV pages that each hop had free when it opened the session.
     """
 
-    def __init__(self, hops: Sequence[Hop], channels: Sequence[Channel], model: Model, codec: str, config: ClientConfig):
+    def __init__(
+        self, hops: Sequence[Hop], channels: Sequence[Channel], model: Model, codec: str, config: ClientConfig
+    ) -> None:
         self.hops = tuple(hops)
         self.codec = codec
         self.timings: deque[StepTiming] = deque(maxlen=MAX_TIMINGS)
         self.num_results = 0
+        self.free_pages: dict[PeerId, int] = {}
         self.session_id = os.urandom(16)
         self._channels = tuple(channels)
         self._model = model
         self._config = config
-        self._num_steps = 0
+        self._last_step = 0
         self._epoch = 0
         self._waiting: dict[int, _Waiting] = {}
         self._opening: dict[Channel, asyncio.Future[None]] = {}
@@ -95,26 +103,27 @@ class Session:
         loop = asyncio.get_running_loop()
         self._opening = {channel: loop.create_future() for channel in self._channels}
         following = [*((hop.peer, found) for hop, found in zip(self.hops, addrs, strict=True)), ("", ())][1:]
-        for hop, channel, (next_peer, next_addrs) in zip(self.hops, self._channels, following, strict=True):
-            channel.send(
-                Open(
-                    self.session_id,
-                    self._model.name,
-                    self._model.fingerprint,
-                    hop.start,
-                    hop.end,
-                    self.codec,
-                    next_peer,
-                    next_addrs,
-                )
-            )
-        done, late = await asyncio.wait(self._opening.values(), timeout=self._config.timeouts.open)
-        for hop, opening in zip(self.hops, self._opening.values(), strict=True):
-            if opening in late:
-                opening.cancel()
-                raise HopUnusable(hop.peer, HopTimeout(f"no answer within {self._config.timeouts.open:.0f} s"))
-            if isinstance(error := opening.exception(), SwarmError):
+        model, codec = self._model, self.codec
+        for hop, channel, onward in zip(self.hops, self._channels, following, strict=True):
+            message = Open(self.session_id, model.name, model.fingerprint, hop.start, hop.end, codec, *onward)
+            try:
+                channel.send(message)
+            except SwarmError as error:
+                raise HopUnusable(hop.peer, error) from error
+        await self._wait_opened()
+
+    async def _wait_opened(self) -> None:
+        """Wait for all hops' answers, or the first refusal: the hop that gave it is to blame."""
+        timeout = self._config.timeouts.open
+        answers = list(self._opening.values())
+        done, late = await asyncio.wait(answers, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
+        refused = {answer: answer.exception() for answer in done}
+        for hop, answer in zip(self.hops, answers, strict=True):
+            if isinstance(error := refused.get(answer), SwarmError):
                 raise HopUnusable(hop.peer, error)
+        for hop, answer in zip(self.hops, answers, strict=True):
+            if answer in late:
+                raise HopUnusable(hop.peer, HopTimeout(f"no answer within {timeout:.0f} s"))
 
     async def step(self, rows: Sequence[Row], hidden: Tensor) -> Tensor:
         """Run the rows' tokens through all hops.
@@ -135,22 +144,27 @@ class Session:
         if self._broken is not None:
             raise self._broken
         chunks = split_rows(rows, self._config.chunk_tokens)
-        sent = [self._send(chunk, hidden) for chunk in chunks]
+        sent: list[_Waiting] = []
         try:
+            for chunk in chunks:
+                sent.append(self._send(chunk, hidden))
             results = [await self._result(waiting) for waiting in sent]
         except BaseException:
             self._abandon(sent)
             raise
         return _by_row(chunks, results)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether no hop is lost and the session is not closed."""
+        return self._broken is None
+
     def close(self) -> None:
-        """Tell all hops to forget the session; never waits, never fails."""
-        self._broken = self._broken or HopLost("the session is closed")
+        """Tell all hops to forget the session; never waits, never fails. A step under way ends with `HopLost`."""
+        self._break(HopLost("the session is closed"))
         for channel in self._channels:
-            try:
+            with suppress(SwarmError):  # else the hop's half ended with its channel
                 channel.send(Close(self.session_id))
-            except SwarmError:
-                pass  # the hop's half ended with its channel
 
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Take a message about this session."""
@@ -158,7 +172,7 @@ class Session:
             case Result():
                 self._on_result(channel, message, body)
             case Opened() if channel in self._opening:
-                _settle(self._opening[channel])
+                self._on_opened(channel, message)
             case Error():
                 self._on_error(channel, message)
             case _:
@@ -168,7 +182,10 @@ class Session:
         """A channel of the route ended: whatever is under way will not come."""
         hop = self._hop(channel)
         if hop is not None:
-            self._break(HopLost(f"lost hop {hop}: {reason or 'the peer closed the connection'}"))
+            error = HopLost(f"lost hop {hop}: {reason or 'the peer closed the connection'}")
+            if (opening := self._opening.get(channel)) is not None:
+                _settle(opening, error)
+            self._break(error)
 
     def uses(self, channel: Channel) -> bool:
         """Whether `channel` leads to one of the hops."""
@@ -177,7 +194,7 @@ class Session:
     def _send(self, chunk: list[Piece], hidden: Tensor) -> _Waiting:
         parts = [hidden[piece.start : piece.end] for piece in chunk]
         tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
-        step, self._num_steps = self._num_steps, self._num_steps + 1
+        self._last_step = step = self._last_step + 1
         route = tuple(hop.peer for hop in self.hops[1:])
         message = Step(self.session_id, step, self._epoch, self.codec, tuple(piece.row for piece in chunk), route)
         kept = sum(piece.row.keep for piece in chunk)
@@ -192,9 +209,18 @@ class Session:
         except TimeoutError:
             raise HopTimeout(f"no result from {self._route_text()} within {self._config.timeouts.step:.0f} s") from None
 
+    def _on_opened(self, channel: Channel, message: Opened) -> None:
+        hop = self._hop(channel)
+        if hop is not None:
+            self.free_pages[hop.peer] = message.free_pages
+        _settle(self._opening[channel])
+
     def _on_result(self, channel: Channel, message: Result, body: bytearray) -> None:
+        if channel is not self._channels[-1]:
+            logger.debug("peer %s: a result from a hop that is not the last", channel.remote)
+            return
         waiting = self._waiting.pop(message.step, None)
-        if waiting is None or waiting.answer.done() or channel is not self._channels[-1]:
+        if waiting is None or waiting.answer.done():
             return
         self.num_results += 1
         try:
@@ -222,15 +248,12 @@ class Session:
         opening = self._opening.get(channel)
         if opening is not None and not opening.done():
             opening.set_exception(error)
-        elif (waiting := self._waiting.pop(message.step, None)) is not None:
-            _settle(waiting.answer, error)
-        for later in list(self._waiting.values()):  # chunks behind a failed one begin where nothing is
-            _settle(later.answer, error)
+        elif not message.step or message.step in self._waiting:  # else it is about a step given up before
+            for waiting in self._waiting.values():  # chunks behind a failed one begin where nothing is
+                _settle(waiting.answer, error)
 
     def _break(self, error: SwarmError) -> None:
         self._broken = self._broken or error
-        for future in self._opening.values():
-            _settle(future, error)
         for waiting in self._waiting.values():
             _settle(waiting.answer, error)
 
@@ -242,10 +265,8 @@ class Session:
                 waiting.answer.exception()  # seen
         self._epoch += 1
         for channel in self._channels:
-            try:
+            with suppress(SwarmError):  # a dead hop has nothing to cancel
                 channel.send(Cancel(self.session_id, self._epoch))
-            except SwarmError:
-                pass  # a dead hop has nothing to cancel
 
     def _hop(self, channel: Channel) -> Hop | None:
         return next((hop for hop, own in zip(self.hops, self._channels, strict=True) if own is channel), None)
@@ -260,7 +281,7 @@ def _by_row(chunks: list[list[Piece]], results: list[Tensor]) -> Tensor:
         return results[0]
     found: dict[int, list[Tensor]] = {}
     for chunk, result in zip(chunks, results, strict=True):
-        parts = result.split([piece.row.keep for piece in chunk])
+        parts = torch.split(result, [piece.row.keep for piece in chunk])
         for piece, part in zip(chunk, parts, strict=True):
             found.setdefault(piece.index, []).append(part)
     return torch.cat([part for index in sorted(found) for part in found[index]])

@@ -19,6 +19,7 @@ from swarm.directory.swarm_time import SWARM_TIME
 from swarm.errors import SwarmError
 from swarm.log import get_logger
 from swarm.network import Peer, peer_id_of
+from swarm.network.dialling import BACKOFF
 
 _JITTER = 0.25
 """Each pause is up to a quarter shorter, by chance: peers that lost a bootstrap at once return one by one."""
@@ -123,6 +124,8 @@ class Joining:
 
     def _note(self, addr: Multiaddr, error: BaseException) -> None:
         text = str(error) if isinstance(error, SwarmError) else f"{addr}: no member of a swarm ({type(error).__name__})"
+        if addr in self.failures and text.endswith(BACKOFF):
+            return
         if self.failures.get(addr) != text:
             logger.info("initial peer not reached: %s", text)
         self.failures[addr] = text

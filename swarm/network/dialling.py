@@ -20,6 +20,9 @@ from swarm.network.addresses import tcp_endpoint
 from swarm.network.daemon import Daemon
 from swarm.types import PeerId
 
+BACKOFF = "it failed a moment ago, and is given some seconds"
+"""The reason of a dial that libp2p did not even try: it says less than the one before."""
+
 _REASONS = (
     (r"peer id mismatch", "another peer lives there (wrong peer id)"),
     (r"connection refused", "connection refused"),
@@ -29,7 +32,7 @@ _REASONS = (
     (r"dial to self", "that is this very peer"),
     (r"routing: not found|no addresses|failed to find any peer", "no address is known"),
     (r"failed to negotiate security", "something else than a peer listens there"),
-    (r"dial backoff", "it failed a moment ago, and is given some seconds"),
+    (r"dial backoff", BACKOFF),
     (r"protocols? not supported", "it is no peer that we can talk to (it does not speak our protocol)"),
 )
 

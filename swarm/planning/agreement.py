@@ -8,7 +8,7 @@ For each block the digest that most servers announce counts; whoever announces a
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
 from swarm.types import ServerRecord, View
@@ -35,23 +35,25 @@ def agree(view: View, fingerprint: str | None = None) -> Agreement:
         fingerprint: The checkpoint wanted; None takes the one that most servers announce.
     """
     if fingerprint is None:
-        fingerprint = _most_common([record.fingerprint for record in view.records])
-    same = [record for record in view.records if record.fingerprint == fingerprint]
-    votes: dict[int, Counter[str]] = {}
-    for record in same:
-        for block, digest in _digests(record):
-            votes.setdefault(block, Counter())[digest] += 1
-    winners = {block: _most_common(list(counter.elements())) for block, counter in votes.items()}
-    kept = tuple(r for r in same if all(winners[block] == digest for block, digest in _digests(r)))
-    others = tuple(record for record in view.records if record not in kept)
-    return Agreement(replace(view, records=kept), others)
+        fingerprint = _most_common(Counter(record.fingerprint for record in view.records))
+    votes: dict[int, Counter[str]] = defaultdict(Counter)
+    for record in view.records:
+        if record.fingerprint == fingerprint:
+            for block, digest in _digests(record):
+                votes[block][digest] += 1
+    winners = {block: _most_common(counts) for block, counts in votes.items()}
+    kept: list[ServerRecord] = []
+    others: list[ServerRecord] = []
+    for record in view.records:
+        is_same = record.fingerprint == fingerprint and all(winners[b] == digest for b, digest in _digests(record))
+        (kept if is_same else others).append(record)
+    return Agreement(replace(view, records=tuple(kept)), tuple(others))
 
 
 def _digests(record: ServerRecord) -> list[tuple[int, str]]:
     return list(zip(range(record.span.start, record.span.end), record.digests, strict=True))
 
 
-def _most_common(words: list[str]) -> str:
+def _most_common(counts: Counter[str]) -> str:
     """The word seen most often; of equals the smallest, so that all peers decide alike."""
-    counts = Counter(words)
     return min(counts, key=lambda word: (-counts[word], word), default="")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from swarm.blocks import PAGE_SLOTS
 from swarm.errors import NotEnoughMemory
 
 PROMISED_SESSIONS = 4
 PROMISED_TOKENS = 2048
 """Together the KV that a server promises at least: a handful of chats of ordinary length."""
-
-PAGE_SLOTS = 16
 
 WORKSPACE_BYTES = 128 * 1024 * 1024
 """Activations, the widest MLP intermediate of a prefill chunk, frames under way."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from swarm.blocks import Checkpoint, open_checkpoint, resolve_dtype
+from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError
 from swarm.log import get_logger
@@ -78,7 +78,7 @@ def _fit(config: ServerConfig, checkpoint: Checkpoint, dtype: torch.dtype, view:
         span,
         checkpoint.name,
         len(span) * need.block_bytes / 2**20,
-        pages * 16,
+        pages * PAGE_SLOTS,
         memory / 2**20,
     )
     return Choice(checkpoint=checkpoint, dtype=dtype, span=span, num_pages=pages)

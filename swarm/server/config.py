@@ -53,7 +53,7 @@ class ServerConfig:
     threads: int = field(default=0, metadata=flag("threads that compute; 0: one for each core", metavar="N"))
     memory: int = field(
         default=0,
-        metadata=flag("memory for weights and KV, such as 8GB; 0: half of what is free", parse=parse_bytes),
+        metadata=flag("memory for weights and KV, such as 8GB; 0: most of what is free", parse=parse_bytes),
     )
     max_sessions: int = field(default=256, metadata=flag("sessions open at a time", metavar="N"))
     throughput: str = field(
@@ -80,8 +80,8 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.threads < 0 or self.max_sessions < 1 or not 0 <= self.port <= 65535:
             raise UsageError("--threads must be 0 or more, --max-sessions 1 or more, --port 0 to 65535")
-        if not 3 <= self.ttl <= 600 or self.drain_timeout < 0:
-            raise UsageError("--ttl must be 3 to 600 seconds, --drain-timeout 0 or more")
+        if not 3 <= self.ttl <= 600 or not 0 <= self.drain_timeout <= 86400:
+            raise UsageError("--ttl must be 3 to 600 seconds, --drain-timeout 0 to 86400")
         if self.throughput != "auto" and not _is_positive(self.throughput):
             raise UsageError(f"--throughput {self.throughput!r}: give auto or a number of tokens/s above 0")
         if len(self.public_name) > 64 or not self.public_name.isprintable():

@@ -2,7 +2,8 @@
 
 The event loop submits work and gets a callback; the compute thread alone touches the KV cache
 and its page tables, so neither needs a lock. Running a piece of work is three sentences: plan the
-rows (fork, roll back, reserve pages), run the blocks, keep what the next hop needs.
+rows (fork, roll back, reserve pages), run the blocks, keep what the next hop needs. A piece that
+fails gives back the pages that it reserved: each of its rows holds `position` tokens then.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Engine:
         self._threads = threads
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._num_waiting = 0
+        self._is_leaving = False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
 
     def __enter__(self) -> Engine:
@@ -81,6 +83,7 @@ class Engine:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._is_leaving = True
         self._tasks.put(None)
         self._thread.join(timeout=60.0)
 
@@ -111,14 +114,10 @@ class Engine:
         """Free all pages of a session, after the work already queued."""
         self._tasks.put(lambda: self._release(sequences))
 
-    def call(self, function: Callable[[], None]) -> None:
-        """Run any function on the compute thread, in its turn."""
-        self._tasks.put(function)
-
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
-            while (task := self._tasks.get()) is not None:
+            while (task := self._tasks.get()) is not None and not self._is_leaving:
                 task()
 
     def _step(self, work: Work) -> None:
@@ -145,10 +144,16 @@ class Engine:
             raise BadResult("the activations of this step are not finite: the hop before sent rubbish")
         self._place_sequences(work)
         rows = [BlockRow(work.sequences[row.sequence], row.position, row.length) for row in work.rows]
-        for row in rows:
-            self._cache.prepare(row.sequence, row.position, row.length)
         busy = [row for row in rows if row.length]
-        return self._stack.forward(hidden, busy, self._cache, span=work.span) if busy else hidden
+        try:
+            for row in rows:
+                self._cache.prepare(row.sequence, row.position, row.length)
+            return self._stack.forward(hidden, busy, self._cache, span=work.span) if busy else hidden
+        except Exception:
+            for row in rows:
+                if row.sequence.length > row.position:
+                    self._cache.prepare(row.sequence, row.position, 0)
+            raise
 
     def _place_sequences(self, work: Work) -> None:
         """Make each row's sequence hold its first `position` tokens, of its own or of its source.

@@ -128,7 +128,7 @@ class Handler:
         session = self._sessions.get(message.session)
         if message.epoch < session.epoch:
             return
-        self._check(message)
+        self._check(session, message)
         if self._engine.is_full:
             raise Busy("the engine's queue is full")
         tokens = sum(row.length for row in message.rows)
@@ -150,7 +150,9 @@ class Handler:
             )
         )
 
-    def _check(self, message: Step) -> None:
+    def _check(self, session: Session, message: Step) -> None:
+        if message.route and message.route[0] != session.next_peer:
+            raise HopRefused(f"the session was opened with next hop {session.next_peer or 'none'}, open it again")
         if len({row.sequence for row in message.rows}) != len(message.rows):
             raise ProtocolError("a step with two rows for one sequence")
         if sum(row.length for row in message.rows) > MAX_STEP_TOKENS:
@@ -163,27 +165,30 @@ class Handler:
                     f"token {row.position + row.length} is beyond the context of {self._served.context_length}"
                 )
 
-    def _finished(self, session: Session, step: Step, work: Work, output: Tensor | None, error: SwarmError | None):  # type: ignore[no-untyped-def]
+    def _finished(
+        self, session: Session, step: Step, work: Work, output: Tensor | None, error: SwarmError | None
+    ) -> None:
         session.steps_waiting -= 1
+        failed = partial(_tell_failed, session.owner, step)
         if error is not None:
-            _send(session.owner, error_of(error, session=step.session, step=step.step))
+            failed(error)
         elif output is not None:
-            body = encode_tensor(output, session.codec)
-            times = (*step.times, _timing(work))
-            if step.route:
-                self._push(session, step, times, body)
-            else:
-                _send(session.owner, Result(step.session, step.step, session.codec, len(output), times), body)
+            try:
+                self._pass_on(session, step, work, output, failed)
+            except SwarmError as unsent:
+                failed(unsent)
 
-    def _push(self, session: Session, step: Step, times: tuple[Timing, ...], body: memoryview) -> None:
+    def _pass_on(
+        self, session: Session, step: Step, work: Work, output: Tensor, failed: Callable[[SwarmError], None]
+    ) -> None:
+        """Send the output to the next hop, or from the last one to the client."""
+        body = encode_tensor(output, session.codec)
+        times = (*step.times, _timing(work))
+        if not step.route:
+            session.owner.send(Result(step.session, step.step, session.codec, len(output), times), body)
+            return
         following = Step(step.session, step.step, step.epoch, session.codec, step.rows, step.route[1:], times)
-        next_peer = PeerId(step.route[0])
-        addrs = session.next_addrs if next_peer == session.next_peer else ()
-
-        def failed(error: SwarmError) -> None:
-            _send(session.owner, error_of(error, session=step.session, step=step.step))
-
-        self._require_links().send(next_peer, addrs, following, body, failed)
+        self._require_links().send(session.next_peer, session.next_addrs, following, body, failed)
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.session)
@@ -217,9 +222,13 @@ def _us(seconds: float) -> int:
     return max(0, round(seconds * 1e6))
 
 
-def _send(channel: Channel, message: Message, body: memoryview = memoryview(b"")) -> None:
+def _tell_failed(owner: Channel, step: Step, error: SwarmError) -> None:
+    _send(owner, error_of(error, session=step.session, step=step.step))
+
+
+def _send(channel: Channel, message: Message) -> None:
     """Send, unless the receiver has gone: then its sessions end by `closed` anyway."""
     try:
-        channel.send(message, body)
+        channel.send(message)
     except SwarmError as error:
         logger.debug("peer %s: could not send %s: %s", channel.remote, type(message).__name__, error)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from swarm.errors import Busy, SwarmError
+from swarm.errors import Busy, PeerUnreachable, SwarmError
 from swarm.log import get_logger
 from swarm.network import Channel, Peer
 from swarm.types import PeerId
@@ -69,12 +69,16 @@ class Links:
             self._tasks.create_task(self._dial(peer, addrs, link))
 
     def send(self, peer: PeerId, addrs: tuple[str, ...], message: Message, body: memoryview, failed: Failed) -> None:
-        """Send now, or once the dial under way succeeds; `failed` is called at most once, never from here."""
+        """Send now, or once the dial under way succeeds; `failed` is called at most once.
+
+        Raises:
+            SwarmError: The link is up and does not take the message, or too many wait for it already.
+        """
         link = self._links.setdefault(peer, _Link())
         if link.channel is not None and link.channel.is_open and not link.pending:
             link.channel.send(message, body)
         elif len(link.pending) >= MAX_PENDING:
-            asyncio.get_running_loop().call_soon(failed, Busy(f"too many steps wait for a dial to {peer}"))
+            raise Busy(f"too many steps wait for a dial to {peer}")
         else:
             link.pending.append(_Pending(message, body, failed))
             self.warm(peer, addrs)
@@ -86,21 +90,23 @@ class Links:
 
     def closed(self, channel: Channel, reason: Exception | None) -> None:
         """Note that a link ended."""
+        link = self._links.get(channel.remote)
+        if link is not None and link.channel is channel and not link.is_dialling:
+            del self._links[channel.remote]
         self._on_lost(channel.remote)
 
     async def _dial(self, peer: PeerId, addrs: tuple[str, ...], link: _Link) -> None:
         try:
             link.channel = await self._peer.channel(peer, addrs)
             link.channel.receiver = self
-        except SwarmError as error:
+        except (SwarmError, ValueError) as error:  # peer and addresses are a client's words, perhaps no peer id at all
             logger.warning("peer %s: no link for pushing: %s", peer, error)
-            pending, link.pending = link.pending, []
-            for waiting in pending:
-                waiting.failed(error)
+            del self._links[peer]
+            for waiting in link.pending:
+                waiting.failed(PeerUnreachable(f"no link to the next hop {peer}: {error}"))
         else:
-            self._flush(link.channel, link)
-        finally:
             link.is_dialling = False
+            self._flush(link.channel, link)
 
     def _flush(self, channel: Channel, link: _Link) -> None:
         pending, link.pending = link.pending, []

@@ -105,7 +105,7 @@ class Server:
             await self.peer.serve(lambda channel: self._handler)
             self._state = ServerState.ONLINE
             tasks.create_task(announcer.run())
-            tasks.create_task(self._keep_announced(announcer, on_ready))
+            tasks.create_task(self._keep_announced(directory, announcer, on_ready))
             try:
                 await self.peer.wait_failed()
             finally:
@@ -113,7 +113,12 @@ class Server:
                 announcer.update(self.record())
                 await self._drain()
 
-    async def _keep_announced(self, announcer: Announcer, on_ready: Callable[[Server], None]) -> None:
+    async def _keep_announced(
+        self, directory: Directory, announcer: Announcer, on_ready: Callable[[Server], None]
+    ) -> None:
+        # Alone, our own node would store the record, and we would be ready for nobody.
+        while not (self._config.new_swarm or directory.is_connected):
+            await _join(directory, timeout=self._config.ttl)
         announcer.update(self.record())
         await announcer.wait_stored()
         on_ready(self)
@@ -125,8 +130,9 @@ class Server:
         """Let sessions that are in use finish, for at most the drain timeout."""
         deadline = time.monotonic() + self._config.drain_timeout
         if len(self._sessions):
-            logger.info("leaving: %d session(s) may finish, within %.0f s", len(self._sessions), self._config.drain_timeout)
-        while time.monotonic() < deadline and any(
+            seconds = self._config.drain_timeout
+            logger.info("leaving: %d session(s) may finish, within %.0f s", len(self._sessions), seconds)
+        while time.monotonic() < deadline and any(  # noqa: ASYNC110 - what is waited for is that nothing happens
             session.steps_waiting or time.monotonic() - session.last_step_at < QUIET for session in self._sessions
         ):
             await asyncio.sleep(0.1)
@@ -146,7 +152,7 @@ async def run_server(
         Directory.open(peer, initial_peers=addrs) as directory,
     ):
         if addrs:
-            await _join(directory)
+            await _join(directory, timeout=JOIN_TIMEOUT)
         choice = await choose(config, directory, peer.peer_id)
         threads = config.threads or os.cpu_count() or 1
         stack = await asyncio.to_thread(_load, choice)
@@ -155,9 +161,9 @@ async def run_server(
             await Server(config, peer, choice, engine, throughput).serve(directory, on_ready)
 
 
-async def _join(directory: Directory) -> None:
+async def _join(directory: Directory, *, timeout: float) -> None:
     try:
-        await directory.wait_connected(JOIN_TIMEOUT)
+        await directory.wait_connected(timeout)
     except SwarmUnreachable as error:
         logger.warning("no swarm yet, trying on: %s", error)
 

@@ -6,6 +6,7 @@ cache, which the compute thread alone touches: this table holds references, neve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from swarm.blocks import PageTable
@@ -22,6 +23,7 @@ class Session:
         session_id: Random, secret between the client and its hops.
         owner: The client's channel: results, errors and the session's end go there.
         span: The blocks that this session's route uses here, within those served.
+        codec: How outputs travel, to the next hop and to the client.
         next_peer: The hop after us, empty at the last one.
         next_addrs: Where to dial it.
         sequences: By number; touched by the compute thread only.
@@ -57,7 +59,7 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._by_id.values()))
 
     def add(self, session: Session) -> None:

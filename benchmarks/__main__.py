@@ -1,0 +1,26 @@
+"""`python -m benchmarks NAME`: run one benchmark, print its table, write its JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+NAMES = {
+    "decode": "tokens/s, time to first token and per-hop overhead of one stream, beside local transformers",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark that `argv` names; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in NAMES:
+        lines = [f"  {name:<10}{text}" for name, text in NAMES.items()]
+        print("\n".join(["usage: python -m benchmarks NAME [--json FILE] ...", "", *lines]))
+        return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    status: int = import_module(f"benchmarks.{words[0]}").main(words[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,295 @@
+"""The handler: each message a client or another hop may send, and every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from swarm.blocks import BlockStack, KVCache
+from swarm.errors import AddressInvalid, Busy, HopLost, HopRefused, PeerUnreachable, ProtocolError, SessionLost
+from swarm.server.engine import Engine, Work
+from swarm.server.handler import MAX_STEP_TOKENS, Handler, Served
+from swarm.server.links import Links
+from swarm.server.sessions import SessionTable
+from swarm.types import Span
+from swarm.wire import Cancel, Close, Error, Hello, Open, Opened, Ping, Result, Row, Step
+from swarm.wire.codecs import decode_tensor, encode_tensor
+from tests.fake_wire import End, Net, join, settle
+
+ID = b"s" * 16
+OPEN = Open(ID, "tiny", "print", 0, 3, "float32")
+STEP = Step(ID, 1, 0, "float32", (Row(0, 0, 0, 2, 1),))
+BODY = encode_tensor(torch.randn(2, 64, generator=torch.Generator().manual_seed(0)), "float32")
+
+
+class Place:
+    """A server's handler with its engine, and a client's end of a channel to it."""
+
+    def __init__(self, net: Net, handler: Handler, engine: Engine, cache: KVCache, sessions: SessionTable) -> None:
+        self.net = net
+        self.engine = engine
+        self.handler = handler
+        self.cache = cache
+        self.sessions = sessions
+        self.is_draining = False
+        self.client = self.connect()
+
+    def connect(self) -> End:
+        near, far = join("client", "server")
+        far.receiver = self.handler
+        near.receiver = Answers()
+        return near
+
+    async def ask(self, message: Any, body: Any = b"", *, over: End | None = None) -> tuple[Any, bytearray]:
+        """Send, and wait for the answer."""
+        end = over or self.client
+        end.send(message, body)
+        return await asyncio.wait_for(end.receiver.queue.get(), 20)
+
+    async def idle(self) -> None:
+        """Wait until the compute thread has done all that it was given so far."""
+        await settle()
+        done = asyncio.Event()
+        probe = Work(
+            sequences={},
+            rows=(),
+            hidden=torch.empty(0, 64),
+            span=Span(0, 3),
+            is_stale=lambda: True,
+            keeps_all=True,
+            finished=lambda work, output, error: done.set(),
+            arrived_at=0.0,
+        )
+        self.engine.submit(probe)
+        await asyncio.wait_for(done.wait(), 20)
+
+
+class Answers:
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[tuple[Any, bytearray]] = asyncio.Queue()
+
+    def received(self, channel: End, message: Any, body: bytearray) -> None:
+        self.queue.put_nowait((message, body))
+
+    def closed(self, channel: End, reason: Exception | None) -> None:
+        self.queue.put_nowait((reason, bytearray()))
+
+
+def _as_any(value: object) -> Any:
+    return value
+
+
+@asynccontextmanager
+async def place(stack: BlockStack, *, max_sessions: int = 4, span: Span | None = None) -> AsyncIterator[Place]:
+    net, cache, sessions = Net(), stack.new_cache(32), SessionTable(max_sessions)
+    served = Served(model="tiny", fingerprint="print", span=span or stack.span, hidden_size=64, context_length=256)
+    async with asyncio.TaskGroup() as tasks:
+        with Engine(stack, cache, threads=1) as engine:
+            handler = Handler(served, engine, sessions, is_draining=lambda: here.is_draining)
+            here = Place(net, handler, engine, cache, sessions)
+            handler.attach(
+                Links(net.peer("server"), tasks, on_error=handler.tell_client, on_lost=handler.lost_link)
+            )
+            yield here
+
+
+def is_error(message: Any, kind: type[Exception], text: str = "") -> bool:
+    return isinstance(message, Error) and message.code == kind.code and text in message.text  # type: ignore[attr-defined]
+
+
+async def test_a_session_is_opened_and_a_step_answered(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        assert await here.ask(OPEN) == (Opened(ID, 32), b"")
+        result, body = await here.ask(STEP, BODY)
+        assert isinstance(result, Result) and (result.step, result.tokens, len(result.times)) == (1, 1, 1)
+        assert result.times[0].total >= result.times[0].compute > 0
+        assert decode_tensor(body, "float32", tokens=1, hidden_size=64).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (replace(OPEN, model="other"), "serves tiny"),
+        (replace(OPEN, fingerprint="other"), "another checkpoint"),
+        (replace(OPEN, start=2, end=4), "serves blocks 0:3, not 2:4"),
+        (replace(OPEN, start=2, end=2), "not 2:2"),
+    ],
+)
+async def test_sessions_for_what_is_not_served_are_refused(stack: BlockStack, message: Open, text: str) -> None:
+    async with place(stack) as here:
+        answer, _ = await here.ask(message)
+        assert is_error(answer, HopRefused, text) and answer.session == ID
+        assert len(here.sessions) == 0
+
+
+async def test_a_server_that_leaves_takes_no_new_sessions_and_goes_on_with_the_old(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        here.is_draining = True
+        answer, _ = await here.ask(replace(OPEN, session=b"t" * 16))
+        assert is_error(answer, HopRefused, "leaving")
+        assert isinstance((await here.ask(STEP, BODY))[0], Result)
+
+
+async def test_too_many_sessions_and_ids_in_use_are_refused(stack: BlockStack) -> None:
+    async with place(stack, max_sessions=1) as here:
+        await here.ask(OPEN)
+        busy, _ = await here.ask(replace(OPEN, session=b"t" * 16))
+        assert is_error(busy, Busy) and busy.retry_after > 0
+        assert is_error((await here.ask(OPEN, over=here.connect()))[0], HopRefused, "open already")
+
+
+@pytest.mark.parametrize(
+    ("message", "body", "kind"),
+    [
+        (replace(STEP, session=b"?" * 16), BODY, SessionLost),
+        (Cancel(b"?" * 16, 1), b"", SessionLost),
+        (replace(STEP, rows=(Row(0, 0, 255, 2, 0),)), BODY, HopRefused),  # beyond the context
+        (replace(STEP, rows=(Row(0, 0, 0, MAX_STEP_TOKENS + 1, 0),)), BODY, HopRefused),
+        (replace(STEP, route=("stranger",)), BODY, HopRefused),
+        (replace(STEP, rows=(Row(0, 0, 5, 2, 0),)), BODY, SessionLost),  # a gap
+    ],
+)
+async def test_steps_that_cannot_be_run_are_refused_and_the_session_goes_on(
+    stack: BlockStack, message: Any, body: Any, kind: type[Exception]
+) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        answer, _ = await here.ask(message, body)
+        assert is_error(answer, kind) and answer.session == message.session
+        assert isinstance((await here.ask(STEP, BODY))[0], Result)
+
+
+@pytest.mark.parametrize(
+    ("message", "body"),
+    [
+        (Result(ID, 1, "float32", 0), b""),
+        (Opened(ID), b""),
+        (replace(STEP, rows=(Row(0, 0, 0, 1, 1), Row(0, 0, 1, 1, 1))), BODY),
+        (replace(STEP, rows=(Row(0, 0, 0, 2, 3),)), BODY),
+        (STEP, b"short"),
+    ],
+)
+async def test_what_breaks_the_protocol_ends_its_channel_and_no_other(
+    stack: BlockStack, message: Any, body: bytes
+) -> None:
+    async with place(stack) as here:
+        other = here.connect()
+        await here.ask(replace(OPEN, session=b"o" * 16), over=other)
+        await here.ask(OPEN)
+        reason, _ = await here.ask(message, body)
+        assert isinstance(reason, ProtocolError)
+        assert [session.session_id for session in here.sessions] == [b"o" * 16]
+        assert isinstance((await here.ask(replace(STEP, session=b"o" * 16), BODY, over=other))[0], Result)
+
+
+async def test_a_step_is_taken_from_whoever_knows_the_id_and_answered_to_the_owner(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        hop_before = here.connect()
+        hop_before.send(STEP, BODY)
+        result, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 20)
+        assert isinstance(result, Result)
+        assert hop_before.receiver.queue.empty()
+
+
+async def test_only_the_owner_closes_a_session_and_its_pages_are_freed(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        await here.ask(STEP, BODY)
+        assert here.cache.free_pages == 31
+        stranger = here.connect()
+        stranger.send(Close(ID))
+        await settle()
+        assert len(here.sessions) == 1
+        here.client.send(Close(ID))
+        here.client.send(Close(ID))
+        await settle()
+        await here.idle()
+        assert len(here.sessions) == 0 and here.cache.free_pages == 32
+
+
+async def test_a_channel_that_ends_takes_its_sessions_and_their_pages_with_it(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        for letter in (b"a", b"b"):
+            await here.ask(replace(OPEN, session=letter * 16))
+            await here.ask(replace(STEP, session=letter * 16), BODY)
+        here.client.send(replace(STEP, session=b"a" * 16), BODY)  # still waits when the channel ends
+        here.client.close(HopLost("gone"))
+        await here.idle()
+        assert len(here.sessions) == 0
+        here.cache.check()
+        assert here.cache.free_pages == 32
+
+
+async def test_steps_of_a_cancelled_epoch_are_dropped_without_an_answer(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        here.client.send(Cancel(ID, 2))
+        here.client.send(replace(STEP, epoch=1), BODY)
+        result, _ = await here.ask(replace(STEP, step=9, epoch=2), BODY)
+        assert isinstance(result, Result) and result.step == 9
+
+
+async def test_a_push_that_fails_is_told_to_the_client(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(replace(OPEN, next_peer="nobody", next_addrs=("/ip4/127.0.0.1/tcp/1",)))
+        answer, _ = await here.ask(replace(STEP, route=("nobody",)), BODY)
+        assert is_error(answer, PeerUnreachable, "nobody") and (answer.session, answer.step) == (ID, 1)
+
+
+async def test_a_next_peer_that_is_no_peer_id_harms_nobody(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(replace(OPEN, next_peer="no peer id", next_addrs=("rubbish",)))
+        answer, _ = await here.ask(replace(STEP, route=("no peer id",)), BODY)
+        assert is_error(answer, PeerUnreachable) or is_error(answer, AddressInvalid)
+        assert isinstance((await here.ask(replace(OPEN, session=b"t" * 16)))[0], Opened)
+
+
+async def test_an_output_goes_on_whole_with_the_rest_of_the_route(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        far = Answers()
+        here.net.accepting["next"] = lambda end: far
+        await here.ask(replace(OPEN, next_peer="next"))
+        here.client.send(replace(STEP, route=("next", "last")), BODY)
+        pushed, body = await asyncio.wait_for(far.queue.get(), 20)
+        assert isinstance(pushed, Step) and pushed.route == ("last",) and pushed.rows == STEP.rows
+        assert len(pushed.times) == 1 and len(body) == 2 * 64 * 4  # both tokens, though the client keeps one
+
+
+async def test_complaints_of_the_next_hop_and_a_lost_link_reach_the_client(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        here.net.accepting["next"] = lambda end: Answers()
+        await here.ask(replace(OPEN, next_peer="next"))
+        await settle()
+        far = here.net.ends["server", "next"].other
+        assert far is not None
+        far.send(Error(ID, 4, SessionLost.code, "not open here"))
+        answer, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 20)
+        assert is_error(answer, SessionLost) and answer.step == 4
+        far.close(HopLost("gone"))
+        answer, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 20)
+        assert is_error(answer, HopLost, "next") and answer.step == 0
+
+
+async def test_an_output_that_cannot_be_sent_is_told_to_the_client(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        here.net.accepting["next"] = lambda end: Answers()
+        await here.ask(replace(OPEN, next_peer="next"))
+        await settle()
+        here.net.ends["server", "next"].refuses = ProtocolError("body over the limit")
+        answer, _ = await here.ask(replace(STEP, route=("next",)), BODY)
+        assert is_error(answer, ProtocolError, "over the limit") and answer.step == 1
+
+
+async def test_messages_of_the_handshake_are_not_for_the_handler(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        for message in (Hello(1, 1, "x"), Ping(1)):
+            with pytest.raises(ProtocolError, match="not for a server"):
+                here.handler.received(_as_any(here.client), message, bytearray())

@@ -1,0 +1,59 @@
+"""Each example runs against a real swarm, as its first line says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from swarm.demo.processes import local_swarm
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.fixture(scope="module")
+def addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with local_swarm(["0:12", "12:30"], server_flags=["--threads", "1"], logs=tmp_path_factory.mktemp("logs")) as local:
+        yield local.addr
+
+
+def run(name: str, addr: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", addr], input=stdin, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_generate_prints_an_answer_and_where_the_time_went(addr: str) -> None:
+    text = run("generate", addr)
+    assert "Danube" in text or "Rhine" in text or "Volga" in text
+    assert "0:12" in text and "12:30" in text and "network" in text
+
+
+def test_chat_keeps_its_session_over_the_turns(addr: str) -> None:
+    lines = run("chat", addr, "My name is Ada.\nWhat is my name?\n")
+    held = [int(line.split()[0][1:]) for line in lines.splitlines() if line.endswith("tokens held by the servers]")]
+    assert len(held) == 2 and held[0] < held[1]
+    assert "Ada" in lines.split("tokens held by the servers]")[1]
+
+
+def test_batch_continues_every_prompt(addr: str) -> None:
+    lines = run("batch", addr).strip().splitlines()
+    assert [line[:10] for line in lines] == ["The sea is", "My favouri", "Once upon "]
+
+
+def test_hidden_states_shows_a_norm_for_each_token(addr: str) -> None:
+    text = run("hidden_states", addr)
+    assert "Paris" in text
+    assert "after block 15: (1, 7, 576), after the last: (1, 7, 576)" in text
+
+
+def test_every_example_has_a_test() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert all(f'run("{path.stem}"' in tests for path in EXAMPLES.glob("*.py"))
