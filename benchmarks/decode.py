@@ -108,10 +108,11 @@ def _text(result: dict[str, Any]) -> str:
                     f"{entry['ratio']['median']:.2f}" if name == "swarm" else "1",
                 ]
             )
-    head = ["dtype", "what", "tokens/s", "ms/token", f"first of {SHORT}, ms", f"first of {LONG}, ms", "hop overhead, ms", "x local"]
+    head = ["dtype", "what", "tokens/s", "ms/token", f"first of {SHORT}, ms", f"first of {LONG}, ms"]
+    head += ["overhead per hop, ms", "x local"]
     facts = ", ".join(f"{key} {value}" for key, value in result["conditions"].items())
-    how = f"medians of {args['rounds']} alternating rounds, {NEW_TOKENS} new tokens; {args['threads']} threads locally and "
-    how += f"in the client, {args['server_threads']} in each server"
+    how = f"medians of {args['rounds']} alternating rounds, {NEW_TOKENS} new tokens; {args['threads']} threads locally "
+    how += f"and in the client, {args['server_threads']} in each server"
     return f"{table(head, rows)}\n\n{how}; {facts}"
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 def conditions() -> dict[str, Any]:
     """Return what a reader must know of the machine and the software."""
-    cpu = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine())
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     flags = next((line.split() for line in _cpuinfo() if line.startswith("flags")), [])
     widest = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags]
     return {
-        "cpu": cpu,
+        "cpu": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "simd": widest[0] if widest else "unknown",
         "load_before": round(os.getloadavg()[0], 2),

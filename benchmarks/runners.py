@@ -7,12 +7,16 @@ one runs, the others wait on a pipe.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
+
+from swarm.server.__main__ import SPIN_COUNT
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def load_local(dtype: str, threads: int) -> Generate:
 
 def load_swarm(addr: str, dtype: str, threads: int) -> Generate:
     """The same model through the swarm that is reached at `addr`."""
+    # The servers are on this machine too: our idle OpenMP threads must not spin on their cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     import torch
 
     from swarm.client import AutoModelForCausalLM
@@ -137,4 +143,4 @@ def _time(model: Any, prompt: list[int], new_tokens: int, **options: Any) -> Tim
         **options,
     )
     tokens = times[1:]  # the first entry is the prompt
-    return Timed(tokens[0] - started, [after - before for before, after in zip(tokens, tokens[1:], strict=False)])
+    return Timed(tokens[0] - started, [after - before for before, after in pairwise(tokens)])

@@ -38,7 +38,7 @@ class AutoModelForCausalLM:
         cls,
         model: str | os.PathLike[str] | None = None,
         *,
-        initial_peers: Sequence[str],
+        initial_peers: Sequence[str] = (),
         dtype: str | Any = "auto",
         **options: Any,
     ) -> SwarmForCausalLM:

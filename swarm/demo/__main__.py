@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.cli import parse_flags, run_plain
 from swarm.demo.config import DemoConfig
 from swarm.demo.processes import LocalSwarm, local_swarm
+from swarm.server.__main__ import SPIN_COUNT
 
 if TYPE_CHECKING:
     from swarm.client import SwarmForCausalLM
@@ -23,7 +25,9 @@ NUM_BLOCKS = 30
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    return run_plain(_demo, parse_flags(DemoConfig, argv, prog="python -m swarm.demo"))
+    config = parse_flags(DemoConfig, argv, prog="python -m swarm.demo")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # the servers share this machine with us
+    return run_plain(_demo, config)
 
 
 def even_spans(num_blocks: int, num_servers: int) -> list[str]:
@@ -37,13 +41,15 @@ def _demo(config: DemoConfig) -> None:
     _tell(f"starting a bootstrap peer and {config.servers} servers of {MODEL}, blocks {', '.join(spans)} ...")
     flags = ["--dtype", config.dtype, "--threads", str(config.threads)]
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="swarm-demo-") as logs:
-        with local_swarm(spans, model=MODEL, server_flags=flags, logs=Path(logs)) as local:
-            _tell(f"all {NUM_BLOCKS} blocks are served after {time.monotonic() - started:.1f} s:")
-            for ready in local.ready:
-                _tell(f"  {ready['blocks']:>6}  {ready['addr']}")
-            _answer(config, local)
-            _tell("\nstopping ...")
+    with (
+        tempfile.TemporaryDirectory(prefix="swarm-demo-") as logs,
+        local_swarm(spans, model=MODEL, server_flags=flags, logs=Path(logs)) as local,
+    ):
+        _tell(f"all {NUM_BLOCKS} blocks are served after {time.monotonic() - started:.1f} s:")
+        for ready in local.ready:
+            _tell(f"  {ready['blocks']:>6}  {ready['addr']}")
+        _answer(config, local)
+        _tell("\nstopping ...")
 
 
 def _answer(config: DemoConfig, local: LocalSwarm) -> None:
@@ -69,7 +75,7 @@ def _streamer(tokenizer: Any) -> tuple[Any, list[float]]:
 
     times: list[float] = []
 
-    class Stopwatch(TextStreamer):  # type: ignore[misc]
+    class Stopwatch(TextStreamer):
         def put(self, value: Any) -> None:
             times.append(time.monotonic())
             super().put(value)

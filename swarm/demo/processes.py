@@ -76,7 +76,8 @@ class Process:
             try:
                 line = self._arrived.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise UnavailableError(f"{self._name()} was not ready within {timeout:.0f} s{self._last_words()}") from None
+                late = f"{self._name()} was not ready within {timeout:.0f} s"
+                raise UnavailableError(f"{late}{self._last_words()}") from None
             if line is None:
                 raise UnavailableError(f"{self._name()} ended with status {self.popen.wait()}{self._last_words()}")
             if line.startswith("ready "):
@@ -100,7 +101,7 @@ class Process:
         self._arrived.put(None)
 
     def _name(self) -> str:
-        return " ".join(str(word) for word in self.popen.args[1:4])  # type: ignore[index,union-attr]
+        return " ".join(str(word) for word in self.popen.args[1:4])  # type: ignore[index]
 
     def _last_words(self) -> str:
         if self.log is None:

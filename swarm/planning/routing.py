@@ -155,11 +155,13 @@ class _Search:
         default = self._costs.default_round_trip / 2
         entered: dict[PeerId, tuple[float, PeerId]] = {}
         for peer in holders:
+            cost, before = cheapest[0]
             near = self._near.get(peer, ())
-            cost, before = next(((c, p) for c, p in cheapest if p != peer and p not in near), (inf, peer))
-            moves = [(best[p] + self._costs.move(p, peer), p) for p in near if p != peer and p in best]
-            cost, before = min([(cost + default, before), *moves])
-            cost += self._entry[peer]
+            if before == peer or near:
+                cost, before = next(((c, p) for c, p in cheapest if p != peer and p not in near), (inf, peer))
+                moves = ((best[p] + self._costs.move(p, peer) - default, p) for p in near if p != peer and p in best)
+                cost, before = min([(cost, before), *moves])
+            cost += default + self._entry[peer]
             stay = best.get(peer, inf)
             if min(stay, cost) < inf:
                 entered[peer] = (stay, peer) if stay <= cost else (cost, before)

@@ -50,6 +50,9 @@ class ServerConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata=flag("numbers that weights and activations are kept in")
     )
+    quant: Literal["auto", "none"] = field(
+        default="auto", metadata=flag("weight format; auto is none so far: weights are kept in --dtype")
+    )
     threads: int = field(default=0, metadata=flag("threads that compute; 0: one for each core", metavar="N"))
     memory: int = field(
         default=0,

@@ -200,7 +200,7 @@ class Close(Message):
 
 @dataclass(frozen=True, slots=True)
 class Error(Message):
-    """Something went wrong with a session, a step of it, or (`NO_SESSION`) the whole stream.
+    """Something went wrong with a step, a session (`step` 0; steps count from 1), or (`NO_SESSION`) the whole stream.
 
     `code` names an error class of `swarm.errors`; `retry_after` counts only for Busy, in seconds.
     """

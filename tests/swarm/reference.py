@@ -78,7 +78,8 @@ class Reference:
         logits = self.logits(theirs[None, start:first])[0, -1]
         best, second = logits.topk(2).values.tolist()
         chosen = logits[int(ours[first])].item()
-        told = f"token {first}: {int(ours[first])}, not {int(theirs[first])}; gap {best - chosen:.1e}, top-2 {best - second:.1e}"
+        tokens = f"token {first}: {int(ours[first])}, not {int(theirs[first])}"
+        told = f"{tokens}; gap {best - chosen:.1e}, top-2 {best - second:.1e}"
         assert best - second < TIE and best - chosen < TIE, told
         self.ties.append(told)
         print(f"tie at {told}")

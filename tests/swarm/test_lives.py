@@ -27,9 +27,7 @@ from tests.swarm.reference import Reference
 pytestmark = pytest.mark.slow
 
 LOOPBACK = ("--host-maddrs", "/ip4/127.0.0.1/tcp/0")
-READY = re.compile(
-    r"ready peer=(12D3KooW\w+) blocks=(\d+:\d+) model=(\S+) addr=(/ip4/[\d.]+/tcp/\d+/p2p/12D3KooW\w+)"
-)
+READY = re.compile(r"ready peer=(12D3KooW\w+) blocks=(\d+:\d+) model=(\S+) addr=(/ip4/[\d.]+/tcp/\d+/p2p/12D3KooW\w+)")
 
 
 @contextmanager
@@ -67,19 +65,21 @@ def quick() -> Any:
 
 
 def test_a_server_and_a_client_need_nothing_but_an_address(reference: Reference, tmp_path: Path) -> None:
-    with local_swarm((), logs=tmp_path) as swarm:
-        with running("swarm.server", "--blocks", "auto", "--initial-peers", swarm.addr, log=tmp_path / "log") as server:
-            server.wait_ready()
-            *addrs, ready = server.lines
-            match = READY.fullmatch(ready)
-            assert match, server.lines
-            assert (match[2], match[3]) == ("0:30", "smollm2-135m")
-            assert all(re.fullmatch(r"addr=/\S+/p2p/" + match[1], line) for line in addrs)
-            model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr])
-            ids = reference.ids("The capital of France is")
-            text = reference.tokenizer.decode(model.generate(ids, max_new_tokens=4, do_sample=False)[0])
-            assert text.startswith("The capital of France is Paris."), text
-            assert model.route()[0].peer == match[1]
+    with (
+        local_swarm((), logs=tmp_path) as swarm,
+        running("swarm.server", "--blocks", "auto", "--initial-peers", swarm.addr, log=tmp_path / "log") as server,
+    ):
+        server.wait_ready()
+        *addrs, ready = server.lines
+        match = READY.fullmatch(ready)
+        assert match, server.lines
+        assert (match[2], match[3]) == ("0:30", "smollm2-135m")
+        assert all(re.fullmatch(r"addr=/\S+/p2p/" + match[1], line) for line in addrs)
+        model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr])
+        ids = reference.ids("The capital of France is")
+        text = reference.tokenizer.decode(model.generate(ids, max_new_tokens=4, do_sample=False)[0])
+        assert text.startswith("The capital of France is Paris."), text
+        assert model.route()[0].peer == match[1]
 
 
 def test_a_number_of_blocks_picks_those_that_are_missing(
@@ -93,7 +93,8 @@ def test_a_number_of_blocks_picks_those_that_are_missing(
             model = AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[swarm.addr])
             ids = some_ids(11)[None]
             assert torch.equal(
-                model.generate(ids, max_new_tokens=8, do_sample=False), tiny.generate(ids, max_new_tokens=8, do_sample=False)
+                model.generate(ids, max_new_tokens=8, do_sample=False),
+                tiny.generate(ids, max_new_tokens=8, do_sample=False),
             )
             assert len(model.route()) == 3
 
@@ -143,7 +144,9 @@ def test_a_server_that_is_told_to_stop_lets_a_generation_finish_and_is_gone_at_o
         assert not alive
 
 
-def test_a_server_started_before_any_bootstrap_waits_and_joins_when_one_comes(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_server_started_before_any_bootstrap_waits_and_joins_when_one_comes(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     port, key = free_port(), tmp_path / "key"
     bootstrap = ("swarm.bootstrap", "--host-maddrs", f"/ip4/127.0.0.1/tcp/{port}", "--identity-path", str(key))
     with running(*bootstrap, log=tmp_path / "first") as first:
@@ -263,8 +266,7 @@ def test_a_server_that_dies_is_told_at_once_and_its_blocks_are_named_then(
             swarm.servers[1].popen.kill()
             started = time.monotonic()
             with pytest.raises(HopLost, match="2:4@") as told:
-                while time.monotonic() < started + 10.0:
-                    model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=[])
+                model.generate(ids, max_new_tokens=240, do_sample=False, eos_token_id=[])
             assert time.monotonic() - started < 5.0 and "\n" not in str(told.value)
         # Its record still lives for a while, but it is not there.
         with pytest.raises(BlocksMissing, match="2:4 of tiny"):

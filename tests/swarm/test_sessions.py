@@ -121,9 +121,7 @@ def test_pages_come_back_when_the_cache_is_gone(tiny: SwarmForCausalLM, all_free
     wait_for_pages(tiny, all_free)
 
 
-def test_pages_come_back_after_generate_and_after_a_session(
-    tiny: SwarmForCausalLM, all_free: dict[str, int]
-) -> None:
+def test_pages_come_back_after_generate_and_after_a_session(tiny: SwarmForCausalLM, all_free: dict[str, int]) -> None:
     tiny.generate(some_ids(50)[None], max_new_tokens=10, num_beams=3, do_sample=False)
     with tiny.inference_session():
         tiny.generate(some_ids(50)[None], max_new_tokens=10, **GREEDY)

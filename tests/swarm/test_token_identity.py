@@ -24,6 +24,7 @@ def test_greedy_tokens_equal_for_every_number_of_servers(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("num_servers", SPANS)
 def test_greedy_tokens_of_all_twenty_prompts_equal(num_servers: int, swarms: Swarms, reference: Reference) -> None:
     compare_greedy(num_servers, range(len(PROMPTS)), swarms, reference)
