@@ -96,7 +96,7 @@ class _FakePeer:
         if self._net.gate is not None:
             await self._net.gate.wait()
         if peer == "no peer id":
-            raise ValueError("Invalid character")
+            raise PeerUnreachable("'no peer id' is no peer id")
         return self._net.dial(self._name, peer)
 
 

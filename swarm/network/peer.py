@@ -162,6 +162,10 @@ class Peer:
 
     async def _open_channel(self, peer: PeerId, addrs: tuple[str, ...]) -> Channel:
         timeouts = self.config.timeouts
+        try:
+            PeerID.from_base58(peer)
+        except ValueError as error:
+            raise PeerUnreachable(f"{peer!r:.80} is no peer id") from error
         if peer == self.peer_id:
             raise PeerUnreachable(f"peer {peer} is this very peer; it needs no channel")
         if not addrs or not await dialling.is_connected(self._daemon, peer):

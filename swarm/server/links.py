@@ -99,7 +99,7 @@ class Links:
         try:
             link.channel = await self._peer.channel(peer, addrs)
             link.channel.receiver = self
-        except (SwarmError, ValueError) as error:  # peer and addresses are a client's words, perhaps no peer id at all
+        except SwarmError as error:
             logger.warning("peer %s: no link for pushing: %s", peer, error)
             del self._links[peer]
             for waiting in link.pending:

@@ -163,6 +163,9 @@ async def test_a_peer_without_address_or_without_channels_is_unreachable() -> No
             await peer.channel(PeerId(stranger()))
         with pytest.raises(PeerUnreachable, match="does not speak our protocol"):
             await peer.channel(mute.peer_id, [str(mute.addrs[0])])
+        for rubbish in ("no peer id", "ü"):
+            with pytest.raises(PeerUnreachable, match="no peer id"):
+                await peer.channel(PeerId(rubbish), ["rubbish"])
         with pytest.raises(PeerUnreachable, match="this very peer"):
             await mute.channel(mute.peer_id)
 
