@@ -18,6 +18,9 @@ pytestmark = pytest.mark.slow
 TEXT = Path(__file__).parents[1] / "data" / "lighthouse.txt"
 WINDOW = 512
 
+TOKENS = 2 * WINDOW
+"""Without 16-bit arithmetic in the processor transformers takes half a minute for so many."""
+
 
 def perplexity(model: Any, ids: torch.Tensor) -> float:
     """exp of the mean loss over windows of 512 tokens."""
@@ -32,12 +35,12 @@ def perplexity(model: Any, ids: torch.Tensor) -> float:
 def test_perplexity_in_bfloat16_is_that_of_one_machine(
     smollm_path: Path, tokenizer: Any, reference: Reference, tmp_path: Path
 ) -> None:
-    ids = reference.ids(TEXT.read_text(encoding="utf-8"))
-    assert ids.shape[1] > 1400
+    ids = reference.ids(TEXT.read_text(encoding="utf-8"))[:, :TOKENS]
+    assert ids.shape[1] == TOKENS
     local = Reference.load(smollm_path, tokenizer, torch.bfloat16)
-    expected, exact = perplexity(local.model, ids), perplexity(reference.model, ids)
+    expected = perplexity(local.model, ids)
     with local_swarm(SPANS[3], server_flags=("--dtype", "bfloat16", "--threads", "1"), logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr], dtype=torch.bfloat16)
         ours = perplexity(model, ids)
-    print(f"perplexity of {ids.shape[1]} tokens: swarm {ours:.4f}, transformers {expected:.4f}, in float32 {exact:.4f}")
+    print(f"perplexity of {ids.shape[1]} tokens: swarm {ours:.4f}, transformers {expected:.4f}")
     assert abs(ours / expected - 1) < 0.01
