@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [f"  {name:<10}{text}" for name, text in NAMES.items()]
         print("\n".join(["usage: python -m benchmarks NAME [--json FILE] ...", "", *lines]))
         return 0 if words[:1] in (["-h"], ["--help"]) else 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, so that no process of ours is left
     status: int = import_module(f"benchmarks.{words[0]}").main(words[1:])
     return status
 

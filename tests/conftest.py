@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import psutil
@@ -11,6 +12,9 @@ from hypothesis import settings
 # No deadline: the cores may be busy with other work, and how long an example took is not what is tested.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+# A test run that is told to end unwinds, so that its fixtures stop the processes that they started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

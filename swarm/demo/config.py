@@ -14,7 +14,7 @@ class DemoConfig:
     """Run a whole swarm on this machine and answer a prompt."""
 
     prompt: str = field(
-        default="Explain in three sentences how many small computers can run one large language model together.",
+        default="Why is the sky blue? Answer in two sentences.",
         metadata=flag("what to ask", metavar="TEXT"),
     )
     servers: int = field(default=3, metadata=flag("server processes that share the blocks", metavar="N"))

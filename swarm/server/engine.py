@@ -23,15 +23,19 @@ from swarm.blocks import Row as BlockRow
 from swarm.errors import BadResult, HopFailed, SessionLost, SwarmError
 from swarm.log import get_logger
 from swarm.types import Span
-from swarm.wire import Row
+from swarm.wire import Message, Row
 
 logger = get_logger(__name__)
 
 MAX_WAITING = 4096
 """Pieces of work that may wait; beyond, submitters are told `Busy`."""
 
-Finished = Callable[["Work", Tensor | None, SwarmError | None], None]
-"""Called on the event loop with the output (tokens, D), or with the error."""
+Pack = Callable[["Work", Tensor], tuple[Message, memoryview]]
+"""Called on the compute thread with the output (tokens, D): makes what is to be sent. The loop has other sessions
+to serve, and code that runs once a step is some times slower there: its caches are cold."""
+
+Finished = Callable[[tuple[Message, memoryview] | None, SwarmError | None], None]
+"""Called on the event loop with what `Pack` made, or with the error."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -45,7 +49,8 @@ class Work:
         span: The blocks to run.
         is_stale: Asked right before running: a roll-back may have overtaken the step.
         keeps_all: Whether the output of every token is needed, by a next hop, or just the rows' `keep`.
-        finished: Gets the output.
+        pack: Turns the output into what is sent.
+        finished: Sends it.
         arrived_at: Monotonic time of the frame's arrival.
     """
 
@@ -55,6 +60,7 @@ class Work:
     span: Span
     is_stale: Callable[[], bool]
     keeps_all: bool
+    pack: Pack
     finished: Finished
     arrived_at: float
     started_at: float = 0.0
@@ -105,7 +111,7 @@ class Engine:
     def submit(self, work: Work) -> None:
         """Queue `work`; its `finished` is called on the loop once it has run, failed, or proved stale.
 
-        For stale work both output and error are None.
+        For stale work it gets neither a message nor an error.
         """
         self._num_waiting += 1
         self._tasks.put(lambda: self._step(work))
@@ -121,22 +127,23 @@ class Engine:
                 task()
 
     def _step(self, work: Work) -> None:
-        output, error = None, None
+        packed, error = None, None
         work.started_at = time.monotonic()
         try:
             if not work.is_stale():
                 output = self._kept(work, self._forward(work))
+                work.ended_at = time.monotonic()
+                packed = work.pack(work, output)
         except SwarmError as refused:
             error = refused
         except Exception as fault:  # the engine's border: whatever a step does, the server goes on
             logger.exception("a step of %d rows failed in blocks %s", len(work.rows), work.span)
             error = HopFailed(f"{type(fault).__name__} in blocks {work.span}")
-        work.ended_at = time.monotonic()
-        self._loop.call_soon_threadsafe(self._finish, work, output, error)
+        self._loop.call_soon_threadsafe(self._finish, work, packed, error)
 
-    def _finish(self, work: Work, output: Tensor | None, error: SwarmError | None) -> None:
+    def _finish(self, work: Work, packed: tuple[Message, memoryview] | None, error: SwarmError | None) -> None:
         self._num_waiting -= 1
-        work.finished(work, output, error)
+        work.finished(packed, error)
 
     def _forward(self, work: Work) -> Tensor:
         hidden = work.hidden.to(self._stack.dtype)

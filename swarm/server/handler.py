@@ -20,7 +20,7 @@ from swarm.server.engine import Engine, Work
 from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
 from swarm.types import PeerId, Span
-from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Result, Step, Timing
+from swarm.wire import Cancel, Close, Encoded, Error, Message, Open, Opened, Result, Step, Timing, encode
 from swarm.wire.codecs import decode_tensor, encode_tensor
 from swarm.wire.messages import error_of
 
@@ -145,6 +145,7 @@ class Handler:
                 span=session.span,
                 is_stale=lambda: message.epoch < session.epoch,
                 keeps_all=bool(message.route),
+                pack=partial(_pack, session.codec, message),
                 finished=partial(self._finished, session, message),
                 arrived_at=arrived_at,
             )
@@ -166,29 +167,20 @@ class Handler:
                 )
 
     def _finished(
-        self, session: Session, step: Step, work: Work, output: Tensor | None, error: SwarmError | None
+        self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None
     ) -> None:
         session.steps_waiting -= 1
         failed = partial(_tell_failed, session.owner, step)
         if error is not None:
             failed(error)
-        elif output is not None:
+        elif packed is not None:
             try:
-                self._pass_on(session, step, work, output, failed)
+                if step.route:
+                    self._require_links().send(session.next_peer, session.next_addrs, *packed, failed)
+                else:
+                    session.owner.send(*packed)
             except SwarmError as unsent:
                 failed(unsent)
-
-    def _pass_on(
-        self, session: Session, step: Step, work: Work, output: Tensor, failed: Callable[[SwarmError], None]
-    ) -> None:
-        """Send the output to the next hop, or from the last one to the client."""
-        body = encode_tensor(output, session.codec)
-        times = (*step.times, _timing(work))
-        if not step.route:
-            session.owner.send(Result(step.session, step.step, session.codec, len(output), times), body)
-            return
-        following = Step(step.session, step.step, step.epoch, session.codec, step.rows, step.route[1:], times)
-        self._require_links().send(session.next_peer, session.next_addrs, following, body, failed)
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.session)
@@ -210,6 +202,18 @@ class Handler:
     def _require_links(self) -> Links:
         assert self._links is not None
         return self._links
+
+
+def _pack(codec: str, step: Step, work: Work, output: Tensor) -> tuple[Message, memoryview]:
+    """Make the message to the next hop, or from the last one to the client."""
+    body = encode_tensor(output, codec)
+    times = (*step.times, _timing(work))
+    message: Message
+    if step.route:
+        message = Step(step.session, step.step, step.epoch, codec, step.rows, step.route[1:], times)
+    else:
+        message = Result(step.session, step.step, codec, len(output), times)
+    return Encoded(encode(message)), body
 
 
 def _timing(work: Work) -> Timing:

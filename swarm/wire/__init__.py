@@ -9,6 +9,7 @@ from swarm.wire.frames import PREFIX_BYTES, encode_prefix, parse_prefix
 from swarm.wire.messages import (
     Cancel,
     Close,
+    Encoded,
     Error,
     Hello,
     Message,
@@ -28,6 +29,7 @@ __all__ = [
     "PREFIX_BYTES",
     "Cancel",
     "Close",
+    "Encoded",
     "Error",
     "Hello",
     "Message",

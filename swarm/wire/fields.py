@@ -73,17 +73,21 @@ def many(item: Check, max_items: int, *, min_items: int = 0) -> Check:
     def check(value: object) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or not min_items <= len(value) <= max_items:
             raise ProtocolError(f"{value!r:.40} is no list of {min_items} to {max_items} items")
-        return tuple(item(entry) for entry in value)
+        return tuple([item(entry) for entry in value])
 
     return check
 
 
-def struct_of(kind: type, *items: Check) -> Check:
-    """A list of fixed fields, turned into `kind`; surplus entries of a newer version are ignored."""
+def counts_of(kind: Callable[..., Any], *highest: int) -> Check:
+    """A list of integers, each from 0 to its highest, as a `kind`; surplus ones of a newer version are ignored."""
+    num_fields = len(highest)
 
     def check(value: object) -> object:
-        if not isinstance(value, list | tuple) or len(value) < len(items):
-            raise ProtocolError(f"{value!r:.40} is no {kind.__name__}: {len(items)} fields needed")
-        return kind(*(item(entry) for item, entry in zip(items, value, strict=False)))
+        if not isinstance(value, list | tuple) or len(value) < num_fields:
+            raise ProtocolError(f"{value!r:.40} is no list of {num_fields} integers")
+        for entry, high in zip(value, highest, strict=False):
+            if type(entry) is not int or not 0 <= entry <= high:
+                raise ProtocolError(f"{entry!r:.40} is no integer in [0, {high}]")
+        return kind(*value[:num_fields])
 
     return check

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import msgpack
 
 from swarm.errors import ProtocolError
-from swarm.wire.fields import Check, blob, integer, many, number, one_of, struct_of, text
+from swarm.wire.fields import Check, blob, counts_of, integer, many, number, one_of, text
 from swarm.wire.limits import MAX_ADDRS, MAX_BLOCKS, MAX_HOPS, MAX_POSITION, MAX_ROWS, MAX_TEXT, SESSION_BYTES
 
 CODECS = ("float32", "bfloat16", "float16", "int8")
@@ -31,7 +31,6 @@ NO_SESSION = bytes(SESSION_BYTES)
 _COUNT = integer(0, 2**63 - 1)
 _SESSION = blob(SESSION_BYTES)
 _PEER = text(128)
-_MICROSECONDS = integer(0, 2**53)
 
 
 class Row(NamedTuple):
@@ -68,15 +67,8 @@ class Timing(NamedTuple):
     total: int
 
 
-_ROW = struct_of(
-    Row,
-    integer(0, MAX_ROWS - 1),
-    integer(0, MAX_ROWS - 1),
-    integer(0, MAX_POSITION),
-    integer(0, MAX_POSITION),
-    integer(0, MAX_POSITION),
-)
-_TIMING = struct_of(Timing, _MICROSECONDS, _MICROSECONDS, _MICROSECONDS)
+_ROW = counts_of(Row, MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, MAX_POSITION)
+_TIMING = counts_of(Timing, 2**53, 2**53, 2**53)
 
 
 def _field(check: Check, default: object = ...) -> Any:
@@ -223,9 +215,18 @@ _NAMES = {kind: tuple(entry.name for entry in fields(cast(Any, kind))) for kind 
 _NUM_REQUIRED = {kind: sum(entry.default is MISSING for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded(Message):
+    """A message that was encoded beforehand, on a thread that had the time; `encode` returns its header as it is."""
+
+    header: bytes
+
+
 def encode(message: Message) -> bytes:
     """Return the header bytes of `message`; its fields are trusted, they are ours."""
     kind = type(message)
+    if isinstance(message, Encoded):
+        return message.header
     return cast(bytes, msgpack.packb([kind.wire_number, *(getattr(message, name) for name in _NAMES[kind])]))
 
 

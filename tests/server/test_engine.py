@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -43,11 +44,11 @@ class Bench:
     ) -> asyncio.Future[Tensor | None]:
         answer: asyncio.Future[Tensor | None] = asyncio.get_running_loop().create_future()
 
-        def finished(work: Work, output: Tensor | None, error: SwarmError | None) -> None:
+        def finished(packed: Any, error: SwarmError | None) -> None:
             if error is not None:
                 answer.set_exception(error)
             else:
-                answer.set_result(output)
+                answer.set_result(packed)
 
         self.engine.submit(
             Work(
@@ -57,6 +58,7 @@ class Bench:
                 span=self.stack.span,
                 is_stale=is_stale,
                 keeps_all=keeps_all,
+                pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
                 finished=finished,
                 arrived_at=0.0,
             )
@@ -149,7 +151,8 @@ async def test_a_part_of_the_span_runs_only_its_own_blocks(stack: BlockStack) ->
                 span=Span(1, 2),
                 is_stale=lambda: False,
                 keeps_all=True,
-                finished=lambda work, output, error: answer.set_result(output),
+                pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
+                finished=lambda packed, error: answer.set_result(packed),  # type: ignore[arg-type]
                 arrived_at=0.0,
             )
         )

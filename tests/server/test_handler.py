@@ -63,11 +63,15 @@ class Place:
             span=Span(0, 3),
             is_stale=lambda: True,
             keeps_all=True,
-            finished=lambda work, output, error: done.set(),
+            pack=lambda work, output: (PING, memoryview(b"")),
+            finished=lambda packed, error: done.set(),
             arrived_at=0.0,
         )
         self.engine.submit(probe)
         await asyncio.wait_for(done.wait(), 20)
+
+
+PING = Ping(0)
 
 
 class Answers:
