@@ -87,6 +87,10 @@ class Process:
         """Send a signal, wait for the end, insist if need be, and return the exit status."""
         with suppress(ProcessLookupError):
             self.popen.send_signal(number)
+        return self.wait_stopped()
+
+    def wait_stopped(self) -> int:
+        """Wait for the end of a process that was told to stop, insist if need be, and return the exit status."""
         try:
             return self.popen.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -165,8 +169,11 @@ def local_swarm(
 
 
 def _stop_all(processes: list[Process]) -> None:
+    """End the servers together, then the bootstrap: their goodbyes still reach it."""
     for process in processes[1:]:
         with suppress(ProcessLookupError):
             process.popen.send_signal(signal.SIGTERM)
-    for process in reversed(processes):  # the bootstrap last: goodbyes still reach it
+    for process in processes[1:]:
+        process.wait_stopped()
+    for process in processes[:1]:
         process.stop()
