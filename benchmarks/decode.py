@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="threads of the local reference and of the client")
-    parser.add_argument("--server-threads", type=int, default=1)
+    parser.add_argument("--server-threads", type=int, default=2)
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     result: dict[str, Any] = {"conditions": conditions(), "arguments": vars(args), "dtypes": {}}

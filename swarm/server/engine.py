@@ -9,11 +9,13 @@ fails gives back the pages that it reserved: each of its rows holds `position` t
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +28,8 @@ from swarm.types import Span
 from swarm.wire import Message, Row
 
 logger = get_logger(__name__)
+
+T = TypeVar("T")
 
 MAX_WAITING = 4096
 """Pieces of work that may wait; beyond, submitters are told `Busy`."""
@@ -115,6 +119,19 @@ class Engine:
         """
         self._num_waiting += 1
         self._tasks.put(lambda: self._step(work))
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run any function on the compute thread, in its turn; return its result, or raise what it raised."""
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:  # raised again where it is awaited
+                future.set_exception(error)
+
+        self._tasks.put(run)
+        return await asyncio.wrap_future(future)
 
     def release(self, sequences: dict[int, PageTable]) -> None:
         """Free all pages of a session, after the work already queued."""

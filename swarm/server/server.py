@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from swarm.blocks import BlockStack
 from swarm.directory import Announcer, Directory
 from swarm.errors import SwarmUnreachable
@@ -153,11 +155,14 @@ async def run_server(
     ):
         if addrs:
             await _join(directory, timeout=JOIN_TIMEOUT)
+        # Only the compute thread may start OpenMP threads: with those of a second thread there would be more than
+        # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
+        torch.set_num_threads(1)
         choice = await choose(config, directory, peer.peer_id)
         threads = config.threads or os.cpu_count() or 1
         stack = await asyncio.to_thread(_load, choice)
-        throughput = await asyncio.to_thread(_throughput, config, stack, threads)
         with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
+            throughput = await engine.call(lambda: _throughput(config, stack, threads))
             await Server(config, peer, choice, engine, throughput).serve(directory, on_ready)
 
 
