@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import psutil
@@ -23,6 +24,13 @@ def no_process_of_ours_outlives_the_tests() -> Iterator[None]:
     yield
     _, alive = psutil.wait_procs([child for child in psutil.Process().children(recursive=True) if _is_ours(child)], 5)
     assert not alive, f"still running: {alive}"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Compute on one thread: with tiny tensors two mostly wait, and spin on the cores that servers need."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 def _is_ours(child: psutil.Process) -> bool:

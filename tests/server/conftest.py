@@ -1,8 +1,7 @@
-"""One thread for tiny tensors: on busy cores two threads wait for each other longer than they compute."""
+"""A tiny model's blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,6 @@ import torch
 from swarm.blocks import BlockStack, open_checkpoint
 from swarm.types import Span
 from tests.builders import make_llama
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread, and give the others back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

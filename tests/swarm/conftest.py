@@ -41,15 +41,6 @@ def client_leaves_at_the_end() -> Iterator[None]:
     bridge().shut_down()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Compute on one thread here: spinning ones would take the cores from the servers."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def smollm_path() -> Path:
     """The bundled model's GGUF file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -72,3 +73,14 @@ def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weight
     print(f"{dtype}: ready after {seconds:.1f} s; {told}")
     assert peak <= bare + weights + EXTRA_BYTES
     assert seconds <= READY_SECONDS
+
+
+def test_two_compute_threads_are_one_openmp_thread_more(tmp_path: Path) -> None:
+    """With a second pool, made while loading or measuring, libgomp lets them sleep between any two operations."""
+
+    def num_threads(threads: str) -> int:
+        flags = ("--threads", threads)
+        with local_swarm(("0:2",), server_flags=flags, logs=tmp_path) as swarm:
+            return len(os.listdir(f"/proc/{swarm.servers[0].popen.pid}/task"))
+
+    assert num_threads("2") == num_threads("1") + 1
