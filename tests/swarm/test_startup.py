@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from swarm import AutoModelForCausalLM
 from swarm.blocks import open_checkpoint
 from swarm.demo.processes import local_swarm
 from tests.swarm.test_lives import LOOPBACK, running
@@ -80,7 +81,9 @@ def test_two_compute_threads_are_one_openmp_thread_more(tmp_path: Path) -> None:
 
     def num_threads(threads: str) -> int:
         flags = ("--threads", threads)
-        with local_swarm(("0:2",), server_flags=flags, logs=tmp_path) as swarm:
+        with local_swarm(("0:30",), server_flags=flags, logs=tmp_path) as swarm:
+            model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr])
+            model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)  # now the compute thread has its pool
             return len(os.listdir(f"/proc/{swarm.servers[0].popen.pid}/task"))
 
     assert num_threads("2") == num_threads("1") + 1
