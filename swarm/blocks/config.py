@@ -42,6 +42,15 @@ class ModelConfig:
         intermediate_size: Width inside the feed-forward half.
         rms_eps: Added to the mean square in each norm.
         rope: See `Rope`.
+        local_rope: Of the blocks with a window, where theirs differs (Gemma 3); None if it does not.
+        windows: Per block, how many tokens back it sees, itself included; 0 sees all. Empty if every block sees all.
+        activation: Of the gate: "silu" or "gelu_tanh".
+        attention_scale: Factor on queries times keys; 0 means 1 / sqrt(E).
+        attention_softcap: s -> cap * tanh(s / cap) on attention's scores; 0 is none.
+        logits_softcap: The same on the head's output.
+        embedding_scale: Factor on embeddings, rounded to their dtype; 0 is none.
+        num_experts: Feed-forward halves per block to choose from; 0 if there is just the one.
+        experts_per_token: How many of them a token goes through.
         context_length: Tokens the model was made for.
         vocab_size: V.
         tie_embeddings: Whether the head is the embedding.
@@ -71,6 +80,15 @@ class ModelConfig:
     bos_id: int | None
     eos_ids: tuple[int, ...]
     pad_id: int | None
+    local_rope: Rope | None = None
+    windows: tuple[int, ...] = ()
+    activation: str = "silu"
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    logits_softcap: float = 0.0
+    embedding_scale: float = 0.0
+    num_experts: int = 0
+    experts_per_token: int = 0
 
     def canonical(self) -> bytes:
         """Return bytes that are equal for equal models, whoever read them from whichever file."""
