@@ -11,6 +11,9 @@ from multiaddr.exceptions import Error as MultiaddrError
 from swarm.errors import AddressInvalid
 from swarm.types import PeerId
 
+Endpoint = tuple[str, int]
+"""Host and TCP port."""
+
 _MAX_LENGTH = 1024
 _EXAMPLE = "/ip4/203.0.113.7/tcp/31337/p2p/12D3KooW..."
 
@@ -73,12 +76,22 @@ def without_peer(addr: Multiaddr) -> Multiaddr:
     return addr.decapsulate(f"/p2p/{peer_id_of(addr)}")
 
 
-def tcp_endpoint(addr: Multiaddr) -> tuple[str, int] | None:
-    """Return (host, port) where `addr` is plain TCP; None for QUIC, relays and what else there is."""
+def tcp_endpoint(addr: Multiaddr) -> Endpoint | None:
+    """Return where `addr` is plain TCP; None for QUIC, relays, direct addresses and what else there is."""
+    return _endpoint(addr, ())
+
+
+def direct_endpoint(addr: Multiaddr) -> Endpoint | None:
+    """Return where `addr` is a direct address, /tcp/PORT/tls (see `swarm.network.direct`); else None."""
+    return _endpoint(addr, ("tls",))
+
+
+def _endpoint(addr: Multiaddr, above: tuple[str, ...]) -> Endpoint | None:
     parts = [(protocol.name, value) for protocol, value in addr.items()]
-    if len(parts) < 2 or parts[0][0] not in ("ip4", "ip6", "dns", "dns4", "dns6") or parts[1][0] != "tcp":
-        return None
-    if len(parts) > 3 or (len(parts) == 3 and parts[2][0] != "p2p"):
+    names = tuple(name for name, _ in parts)
+    if names and names[-1] == "p2p":
+        names = names[:-1]
+    if names[1:] != ("tcp", *above) or names[0] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
         return None
     return str(parts[0][1]), int(str(parts[1][1]))
 

@@ -15,6 +15,7 @@ from multiaddr import Multiaddr
 
 from swarm.errors import DaemonDied
 from swarm.network.config import Timeouts
+from swarm.network.frame_reader import with_length
 
 _MAX_RESPONSE_BYTES = 1 << 20
 """The daemon is ours and trusted; its longest answer lists some hundred peers."""
@@ -70,13 +71,7 @@ class Daemon:
 
 def pack(message: Any) -> bytes:
     """Return a protobuf message behind its length, as the daemon's sockets want it."""
-    packed: bytes = message.SerializeToString()
-    length, head = len(packed), bytearray()
-    while length >= 0x80:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + packed
+    return with_length(message.SerializeToString())
 
 
 async def _read_packed(reader: asyncio.StreamReader) -> bytes:

@@ -4,8 +4,8 @@ A frame's prefix and header are gathered in one small buffer that is used again 
 that does not fit there is received straight into its own bytearray. That grows with what really
 came: a peer that announces 64 MiB and sends nothing holds 4 MiB of ours at most.
 
-In front of the first frame stands a prelude: what our own libp2p daemon tells us of the stream, a
-protobuf message behind its length as a varint.
+In front of the first frame may stand a prelude, bytes behind their length as a varint: what our own libp2p
+daemon tells us of the stream, or the proof with which a direct connection begins.
 """
 
 from __future__ import annotations
@@ -24,18 +24,29 @@ FIRST_BODY_BYTES = 4 * 1024 * 1024
 _MAX_PRELUDE_BYTES = 16 * 1024
 
 
+def with_length(prelude: bytes) -> bytes:
+    """Return a prelude behind its length as a varint, as it travels."""
+    length, head = len(prelude), bytearray()
+    while length >= 0x80:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + prelude
+
+
 class FrameReader:
     """Turns received bytes into frames.
 
     Args:
-        on_prelude: Called once with the daemon's protobuf message.
+        on_prelude: Called once with what stands before the first frame; None if nothing does.
         on_frame: Called with each message and its body.
     """
 
-    def __init__(self, on_prelude: Callable[[bytes], None], on_frame: Callable[[Message, bytearray], None]) -> None:
+    def __init__(
+        self, on_prelude: Callable[[bytes], None] | None, on_frame: Callable[[Message, bytearray], None]
+    ) -> None:
         self._on_prelude = on_prelude
         self._on_frame = on_frame
-        self._has_prelude = False
         self._is_stopped = False
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
         self._start = self._end = 0
@@ -76,12 +87,12 @@ class FrameReader:
                 self._grow_body(min(self._body_bytes, 2 * len(self._body)))
             return
         self._end += count
-        if self._has_prelude or self._take_prelude():
+        if self._on_prelude is None or self._take_prelude(self._on_prelude):
             while not self._is_stopped and self._take_frame():
                 pass
         self._compact()
 
-    def _take_prelude(self) -> bool:
+    def _take_prelude(self, on_prelude: Callable[[bytes], None]) -> bool:
         length = shift = 0
         for index in range(self._start, self._end):
             byte = self._scratch[index]
@@ -94,8 +105,8 @@ class FrameReader:
                 if end > self._end:
                     return False
                 self._start = end
-                self._has_prelude = True
-                self._on_prelude(bytes(self._scratch[begin:end]))
+                self._on_prelude = None
+                on_prelude(bytes(self._scratch[begin:end]))
                 return True
         return False
 

@@ -10,10 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hivemind.p2p import PeerID
 
 from swarm.errors import IdentityInUse, UsageError
@@ -45,7 +48,7 @@ class Identity:
         self._is_temporary = is_temporary
         self._lock = lock
         self.path = path
-        self.peer_id = _peer_id(key.public_key())
+        self.peer_id = peer_id_of_key(key.public_key())
 
     @classmethod
     def load(cls, path: Path | None) -> Identity:
@@ -87,6 +90,25 @@ class Identity:
         """Return the 64-byte ed25519 signature of `payload`."""
         return self._key.sign(payload)
 
+    def certificate(self) -> tuple[bytes, bytes]:
+        """Return a self-signed certificate (DER) of our public key, and the private key (PEM), for TLS.
+
+        Nobody reads its names and dates: peers compare the key with the peer id.
+        """
+        name = x509.Name([])
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime(2000, 1, 1, tzinfo=UTC))
+            .not_valid_after(datetime(9999, 1, 1, tzinfo=UTC))
+            .sign(self._key, None)
+        )
+        key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return certificate.public_bytes(Encoding.DER), key
+
     def forget_file(self) -> None:
         """Remove a temporary key file, which nobody needs once the daemon has read it."""
         if self._is_temporary:
@@ -114,7 +136,8 @@ def verify(peer: PeerId, signature: bytes, payload: bytes) -> bool:
     return True
 
 
-def _peer_id(key: Ed25519PublicKey) -> PeerId:
+def peer_id_of_key(key: Ed25519PublicKey) -> PeerId:
+    """Return the peer id that contains this public key."""
     return PeerId(PeerID(_PEER_HEAD + key.public_bytes_raw()).to_base58())
 
 

@@ -1,17 +1,21 @@
-"""Opening the stream of a channel that we dial: one request to the daemon, and what may come of it."""
+"""Opening the stream of a channel that we dial, directly or through the daemon, and what may come of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from hivemind.p2p import PeerID
 from hivemind.proto import p2pd_pb2
 
 from swarm.errors import DaemonDied, HopLost, HopTimeout, PeerUnreachable, SwarmError
+from swarm.network import direct
+from swarm.network.addresses import Endpoint
 from swarm.network.channel import Channel
-from swarm.network.daemon import Daemon, pack
+from swarm.network.config import Timeouts
+from swarm.network.daemon import Daemon
 from swarm.network.dialling import reason
+from swarm.network.identity import Identity
 from swarm.network.stream import Stream
 from swarm.types import PeerId
 from swarm.wire import Message
@@ -21,14 +25,14 @@ STREAM_PROTOCOL = "/swarm/channel/1"
 
 
 class Opening:
-    """Owns a stream until the daemon has connected it; then `adopt` makes a channel of it."""
+    """Owns a stream until it is connected; then `adopt` makes a channel of it. Good for one attempt."""
 
     def __init__(self, peer: PeerId, adopt: Callable[[Stream], None]) -> None:
         self._peer = peer
         self._adopt = adopt
         self.ready: asyncio.Future[Channel] = asyncio.get_running_loop().create_future()
 
-    async def run(self, daemon: Daemon, *, timeout: float) -> Channel:
+    async def over_daemon(self, daemon: Daemon, *, timeout: float) -> Channel:
         """Return the channel once both sides said Hello.
 
         Raises:
@@ -36,23 +40,47 @@ class Opening:
             VersionMismatch: It speaks no version that we do.
             DaemonDied: Our daemon is gone.
         """
-        peer = PeerID.from_base58(self._peer).to_bytes()
-        request = p2pd_pb2.StreamOpenRequest(peer=peer, proto=[STREAM_PROTOCOL])
-        packed = pack(p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=request))
+
+        async def connect() -> Stream:
+            try:
+                _, stream = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: Stream(self._on_prelude, owner=self), daemon.control_path
+                )
+            except OSError as error:
+                raise DaemonDied(f"the libp2p daemon opens no stream ({error}); start the process again") from error
+            stream.send_prelude(request.SerializeToString())
+            return stream
+
+        opened = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(self._peer).to_bytes(), proto=[STREAM_PROTOCOL])
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=opened)
+        return await self._run(connect, timeout)
+
+    async def over_tls(self, identity: Identity, endpoints: Sequence[Endpoint], timeouts: Timeouts) -> Channel:
+        """As `over_daemon`, over a direct connection.
+
+        Raises:
+            PeerUnreachable: It is at none of `endpoints`, or says nothing within `timeouts.direct` seconds.
+            VersionMismatch: As `over_daemon`.
+        """
+
+        async def connect() -> Stream:
+            stream = await direct.connect(identity, self._peer, endpoints, timeouts)
+            self._adopt(stream)
+            return stream
+
+        return await self._run(connect, timeouts.direct)
+
+    async def _run(self, connect: Callable[[], Awaitable[Stream]], timeout: float) -> Channel:
         stream: Stream | None = None
         is_ready = False
         try:
             async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: Stream(self._on_prelude, request=packed, owner=self), daemon.control_path
-                )
+                stream = await connect()
                 channel = await self.ready
                 is_ready = True
                 return channel
         except TimeoutError as error:
             raise PeerUnreachable(f"peer {self._peer}: no Hello within {timeout:g} s") from error
-        except OSError as error:
-            raise DaemonDied(f"the libp2p daemon opens no stream ({error}); start the process again") from error
         finally:
             if stream is not None and not is_ready:
                 stream.abort()

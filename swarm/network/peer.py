@@ -17,16 +17,22 @@ from hivemind.proto import p2pd_pb2
 from hivemind.utils.multiaddr import Multiaddr as DaemonMultiaddr
 from multiaddr import Multiaddr
 
-from swarm.errors import DaemonDied, PeerUnreachable, SwarmError
+from swarm.errors import DaemonDied
 from swarm.log import get_logger
 from swarm.network import dialling
-from swarm.network.addresses import parse_addr, parse_host_addr, peer_id_of
+from swarm.network.addresses import (
+    parse_host_addr,
+    peer_id_of,
+    tcp_endpoint,
+)
 from swarm.network.channel import Channel, Receiver
 from swarm.network.config import NetworkConfig
 from swarm.network.daemon import Daemon
+from swarm.network.dialler import Dialler
+from swarm.network.direct import DirectListener, direct_addrs
 from swarm.network.identity import Identity
 from swarm.network.launching import running_daemon
-from swarm.network.opening import STREAM_PROTOCOL, Opening
+from swarm.network.opening import STREAM_PROTOCOL
 from swarm.network.stream import Stream
 from swarm.types import PeerId
 
@@ -44,7 +50,8 @@ class Peer:
 
     Attributes:
         identity: Our key.
-        addrs: Whole multiaddrs at which others can dial us; empty for a pure client.
+        addrs: Whole multiaddrs at which libp2p can dial us; empty for a pure client.
+        direct_addrs: Where direct connections are taken (`swarm.network.direct`), once `serve` was called.
         config: As given.
     """
 
@@ -54,10 +61,11 @@ class Peer:
         self.addrs: tuple[Multiaddr, ...] = ()
         self._daemon = daemon
         self._channels: set[Channel] = set()
-        self._dialled: dict[PeerId, Channel] = {}
-        self._attempts: dict[PeerId, asyncio.Task[Channel]] = {}
+        self._dialler = Dialler(daemon, identity, config, self._add)
         self._handler: Handler | None = None
+        self.direct_addrs: tuple[Multiaddr, ...] = ()
         self._server: asyncio.AbstractServer | None = None
+        self._direct: DirectListener | None = None
         self._died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -117,6 +125,8 @@ class Peer:
         )
         if response.type == p2pd_pb2.Response.ERROR:
             raise DaemonDied(f"the libp2p daemon passes no streams on: {response.error.msg}")
+        if self.config.use_direct and self.addrs:
+            await self._serve_directly()
 
     async def dial(self, addr: Multiaddr, *, timeout: float | None = None) -> PeerId:
         """Connect to the peer at `addr`, within `timeout` (None: `Timeouts.dial`) seconds; return its id.
@@ -131,26 +141,8 @@ class Peer:
         return peer
 
     async def channel(self, peer: PeerId, addrs: Sequence[str] = ()) -> Channel:
-        """Return the channel that we dialled to `peer`, or dial it; concurrent callers share one attempt.
-
-        Args:
-            addrs: Where `peer` may be, each with /p2p/ID; without any, where the daemon remembers it.
-
-        Raises:
-            PeerUnreachable: No connection, or no answer to our Hello.
-            VersionMismatch: No protocol version in common.
-
-        Cancelled: the attempt goes on for others that wait for it, and is given up when nobody does.
-        """
-        channel = self._dialled.get(peer)
-        if channel is not None and channel.is_open:
-            return channel
-        task = self._attempts.get(peer)
-        if task is None:
-            task = self._attempts[peer] = asyncio.create_task(self._open_channel(peer, tuple(addrs)))
-            task.add_done_callback(lambda done: self._on_attempt_done(peer, done))
-        # The shield: one caller that gives up must not end the attempt of the others.
-        return await asyncio.shield(task)
+        """Return the channel that we dialled to `peer`, or dial it; see `Dialler.channel`."""
+        return await self._dialler.channel(peer, addrs)
 
     async def wait_failed(self) -> None:
         """Wait until our daemon ends, which it should not.
@@ -160,36 +152,20 @@ class Peer:
         """
         await asyncio.shield(self._died)
 
-    async def _open_channel(self, peer: PeerId, addrs: tuple[str, ...]) -> Channel:
-        timeouts = self.config.timeouts
-        try:
-            PeerID.from_base58(peer)
-        except ValueError as error:
-            raise PeerUnreachable(f"{peer!r:.80} is no peer id") from error
-        if peer == self.peer_id:
-            raise PeerUnreachable(f"peer {peer} is this very peer; it needs no channel")
-        if not addrs or not await dialling.is_connected(self._daemon, peer):
-            await dialling.connect(self._daemon, peer, _of_peer(peer, addrs), timeout=timeouts.dial)
-
-        def on_ready(channel: Channel) -> None:
-            self._dialled[peer] = channel
-            opening.succeed(channel)
-
-        def on_gone(channel: Channel) -> None:
-            self._forget(channel)
-            opening.fail(channel.reason)
-
-        opening = Opening(
-            peer, lambda stream: self._add(stream, peer, is_dialled=True, on_ready=on_ready, on_gone=on_gone)
-        )
-        return await opening.run(self._daemon, timeout=timeouts.hello)
+    async def _serve_directly(self) -> None:
+        endpoints = [tcp_endpoint(parse_host_addr(text)) for text in self.config.host_maddrs]
+        self._direct = DirectListener(self.identity, self._on_inbound, self.config.timeouts)
+        port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
+        self.direct_addrs = direct_addrs(self.addrs, port, self.peer_id)
 
     def _accept(self) -> Stream:
-        return Stream(self._on_inbound)
+        return Stream(self._on_prelude)
 
-    def _on_inbound(self, stream: Stream, prelude: bytes) -> None:
+    def _on_prelude(self, stream: Stream, prelude: bytes) -> None:
         told = p2pd_pb2.StreamInfo.FromString(prelude)
-        remote = PeerId(PeerID(told.peer).to_base58())
+        self._on_inbound(stream, PeerId(PeerID(told.peer).to_base58()))
+
+    def _on_inbound(self, stream: Stream, remote: PeerId) -> None:
         inbound = Counter(channel.remote for channel in self._channels if not channel.is_dialled)
         config = self.config
         if inbound.total() >= config.max_channels or inbound[remote] >= config.max_channels_per_peer:
@@ -224,13 +200,7 @@ class Peer:
 
     def _forget(self, channel: Channel) -> None:
         self._channels.discard(channel)
-        if self._dialled.get(channel.remote) is channel:
-            del self._dialled[channel.remote]
-
-    def _on_attempt_done(self, peer: PeerId, task: asyncio.Task[Channel]) -> None:
-        del self._attempts[peer]
-        if not task.cancelled():
-            task.exception()  # marks it as seen: all who waited may have given up
+        self._dialler.forget(channel)
 
     async def _watch(self) -> None:
         status = await self._daemon.wait()
@@ -258,9 +228,9 @@ class Peer:
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for task in tuple(self._attempts.values()):
-            task.cancel()
-        await asyncio.gather(*self._attempts.values(), return_exceptions=True)
+        if self._direct is not None:
+            self._direct.close()
+        await self._dialler.close()
         await asyncio.gather(*(channel.close() for channel in tuple(self._channels)))
         if not self._died.done():
             self._died.cancel()
@@ -282,17 +252,3 @@ async def _owning(peer: Peer) -> AsyncIterator[None]:
         if len(error.exceptions) == 1:
             raise error.exceptions[0] from None
         raise
-
-
-def _of_peer(peer: PeerId, texts: Sequence[str]) -> list[Multiaddr]:
-    """Those addresses that can be parsed and belong to `peer`: they may come from a stranger's record."""
-    found = []
-    for text in texts:
-        try:
-            addr = parse_addr(text)
-        except SwarmError as error:
-            logger.debug("peer %s: %s", peer, error)
-            continue
-        if peer_id_of(addr) == peer:
-            found.append(addr)
-    return found

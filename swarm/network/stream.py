@@ -1,4 +1,4 @@
-"""One libp2p stream as the event loop sees it: a unix socket of our daemon, frames in both directions.
+"""One stream as the event loop sees it: a unix socket of our daemon, or TLS to the peer; frames in both directions.
 
 Everything here runs in the loop's callbacks: no task and no queue stands between the socket and
 whoever receives.
@@ -12,7 +12,7 @@ from typing import Protocol, cast
 
 from swarm.errors import HopLost
 from swarm.log import get_logger
-from swarm.network.frame_reader import FrameReader
+from swarm.network.frame_reader import FrameReader, with_length
 from swarm.wire import Message, encode, encode_prefix
 
 Buffer = bytes | bytearray | memoryview
@@ -46,9 +46,8 @@ class Stream(asyncio.BufferedProtocol):
     """The protocol object of one stream.
 
     Args:
-        on_prelude: Called with the stream and the daemon's first message; whoever takes the frames
-            must set `owner` by then.
-        request: Bytes to send to the daemon first.
+        on_prelude: Called with the stream and what comes before the first frame; whoever takes the frames
+            must set `owner` by then. None if frames come at once.
         owner: Who is told of an end before that.
 
     Attributes:
@@ -60,16 +59,15 @@ class Stream(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        on_prelude: Callable[[Stream, bytes], None],
+        on_prelude: Callable[[Stream, bytes], None] | None,
         *,
-        request: bytes = b"",
         owner: StreamOwner | None = None,
     ) -> None:
         self.owner = owner
         self.received_at = self.sent_at = 0.0
         self.frame_began_at: float | None = None
-        self._reader = FrameReader(lambda packed: on_prelude(self, packed), self._on_frame)
-        self._request = request
+        prelude = None if on_prelude is None else lambda packed: on_prelude(self, packed)
+        self._reader = FrameReader(prelude, self._on_frame)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._is_lost = self._is_closing = False
@@ -81,6 +79,11 @@ class Stream(asyncio.BufferedProtocol):
         """Whether frames can be sent."""
         transport = self._transport
         return transport is not None and not (self._is_lost or self._is_closing or transport.is_closing())
+
+    def send_prelude(self, prelude: bytes) -> None:
+        """Send what stands before our first frame."""
+        assert self._transport is not None
+        self._transport.write(with_length(prelude))
 
     def send(self, message: Message, body: Buffer = b"") -> None:
         """Send one frame; `body` must not change until it is sent.
@@ -114,8 +117,11 @@ class Stream(asyncio.BufferedProtocol):
         self._reader.stop()
         if self._transport is not None and self.is_open:
             self._is_closing = True
-            # Not close(): the daemon would throw away what it has not passed on when the peer sends something.
-            self._transport.write_eof()
+            if self._transport.can_write_eof():
+                # Not close(): the daemon would throw away what it has not passed on when the peer sends something.
+                self._transport.write_eof()
+            else:
+                self._transport.close()
 
     def abort(self) -> None:
         """End at once."""
@@ -131,8 +137,6 @@ class Stream(asyncio.BufferedProtocol):
         """The socket is there (asyncio calls this)."""
         self._transport = cast(asyncio.Transport, transport)
         self.received_at = self.sent_at = self._loop.time()
-        if self._request:
-            self._transport.write(self._request)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the socket's next bytes go (asyncio calls this)."""

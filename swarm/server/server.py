@@ -24,6 +24,7 @@ from swarm.server.sessions import SessionTable
 from swarm.server.throughput import Throughput, measure
 from swarm.types import ServerRecord, ServerState
 from swarm.wire.handshake import software_version
+from swarm.wire.limits import MAX_ADDRS
 
 logger = get_logger(__name__)
 
@@ -70,6 +71,11 @@ class Server:
         """Where others can dial us, the most useful address first."""
         return tuple(str(addr) for addr in best_first(self.peer.addrs))
 
+    def _all_addrs(self) -> tuple[str, ...]:
+        direct = [str(addr) for addr in best_first(self.peer.direct_addrs)]
+        # As many of each as fit: a machine of many interfaces must not crowd out one of the two ways in.
+        return (*self.addrs[: MAX_ADDRS // 2], *direct[: MAX_ADDRS // 2])
+
     def record(self) -> ServerRecord:
         """Return what we would announce now."""
         choice, checkpoint = self.choice, self.choice.checkpoint
@@ -87,7 +93,7 @@ class Server:
             load=self._engine.load,
             dtype=str(choice.dtype).removeprefix("torch."),
             quant="none",
-            addrs=self.addrs,
+            addrs=self._all_addrs(),
             public_name=self._config.public_name,
             version=software_version(),
             expires_at=time.time() + self._config.ttl,

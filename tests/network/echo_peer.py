@@ -1,13 +1,12 @@
 """A peer in a process of its own that sends every message back; prints its address first.
 
-Usage: python -m tests.network.echo_peer [KEY_FILE]
+Usage: python -m tests.network.echo_peer libp2p|direct
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from pathlib import Path
 
 from swarm.network import Channel, NetworkConfig, Peer
 from swarm.wire import Message
@@ -23,12 +22,12 @@ class Echo:
         pass
 
 
-async def serve(key: Path | None) -> None:
-    async with Peer.open(NetworkConfig(identity_path=key)) as peer:
+async def serve(kind: str) -> None:
+    async with Peer.open(NetworkConfig()) as peer:
         await peer.serve(lambda channel: Echo())
-        print(peer.addrs[0], flush=True)
+        print((peer.direct_addrs if kind == "direct" else peer.addrs)[0], flush=True)
         await peer.wait_failed()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1]) if len(sys.argv) > 1 else None))
+    asyncio.run(serve(sys.argv[1]))

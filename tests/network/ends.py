@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import psutil
 
 from swarm.network import Channel, NetworkConfig, Peer, Timeouts, parse_addr
+from swarm.network.addresses import peer_id_of
 from swarm.wire import Message, Result
 
 SESSION = b"s" * 16
@@ -93,10 +94,12 @@ async def process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
 
 
 @asynccontextmanager
-async def echo_process(dialler: Peer) -> AsyncIterator[tuple[asyncio.subprocess.Process, Channel, Inbox]]:
-    async with process("tests.network.echo_peer") as (child, line):
-        peer = await dialler.dial(parse_addr(line))
-        channel = await dialler.channel(peer)
+async def echo_process(
+    dialler: Peer, carrier: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, str, Channel, Inbox]]:
+    """Run an echo peer; gives the process, its address, and a channel over `carrier`, "libp2p" or "direct"."""
+    async with process("tests.network.echo_peer", carrier) as (child, line):
+        channel = await dialler.channel(peer_id_of(parse_addr(line)), [line])
         inbox = Inbox()
         channel.receiver = inbox
-        yield child, channel, inbox
+        yield child, line, channel, inbox
