@@ -28,7 +28,7 @@ from swarm.errors import BadResult, HopLost, HopTimeout, SwarmError, from_code
 from swarm.log import get_logger
 from swarm.network import Channel
 from swarm.types import Hop, PeerId
-from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Result, Row, Step
+from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Result, Row, Step, unpack_timings
 from swarm.wire.codecs import decode_tensor, encode_tensor
 
 logger = get_logger(__name__)
@@ -229,7 +229,7 @@ class Session:
             waiting.answer.set_exception(error)
             return
         seconds = time.monotonic() - waiting.sent_at
-        self.timings.append(StepTiming(waiting.tokens, seconds, message.times))
+        self.timings.append(StepTiming(waiting.tokens, seconds, unpack_timings(message.times)))
 
     def _checked(self, message: Result, body: bytearray, waiting: _Waiting) -> Tensor:
         if message.tokens != waiting.kept or message.codec != self.codec:

@@ -20,7 +20,7 @@ from swarm.server.engine import Engine, Work
 from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
 from swarm.types import PeerId, Span
-from swarm.wire import Cancel, Close, Encoded, Error, Message, Open, Opened, Result, Step, Timing, encode
+from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Prepared, Result, Step, Timing
 from swarm.wire.codecs import decode_tensor, encode_tensor
 from swarm.wire.messages import error_of
 
@@ -137,6 +137,7 @@ class Handler:
         session.last_step_at = arrived_at
         session.steps_waiting += 1
         self.num_steps += 1
+        packing = _Packing(session.codec, message)
         self._engine.submit(
             Work(
                 sequences=session.sequences,
@@ -145,11 +146,12 @@ class Handler:
                 span=session.span,
                 is_stale=lambda: message.epoch < session.epoch,
                 keeps_all=bool(message.route),
-                pack=partial(_pack, session.codec, message),
+                pack=packing,
                 finished=partial(self._finished, session, message),
                 arrived_at=arrived_at,
             )
         )
+        packing.prepare()
 
     def _check(self, session: Session, message: Step) -> None:
         if message.route and message.route[0] != session.next_peer:
@@ -204,26 +206,38 @@ class Handler:
         return self._links
 
 
-def _pack(codec: str, step: Step, work: Work, output: Tensor) -> tuple[Message, memoryview]:
-    """Make the message to the next hop, or from the last one to the client."""
-    body = encode_tensor(output, codec)
-    times = (*step.times, _timing(work))
-    message: Message
-    if step.route:
-        message = Step(step.session, step.step, step.epoch, codec, step.rows, step.route[1:], times)
-    else:
-        message = Result(step.session, step.step, codec, len(output), times)
-    return Encoded(encode(message)), body
+class _Packing:
+    """Makes the message to the next hop, or from the last one to the client.
+
+    All but the times is encoded on the loop while the step is computed; the compute thread only adds what it measured.
+    """
+
+    def __init__(self, codec: str, step: Step) -> None:
+        self._codec, self._step = codec, step
+        self._prepared: Prepared | None = None
+
+    def prepare(self) -> Prepared:
+        """Encode what is known before the output is."""
+        step, codec = self._step, self._codec
+        message: Step | Result
+        if step.route:
+            message = Step(step.session, step.step, step.epoch, codec, step.rows, step.route[1:])
+        else:
+            message = Result(step.session, step.step, codec, sum(row.keep for row in step.rows))
+        self._prepared = Prepared.of(message)
+        return self._prepared
+
+    def __call__(self, work: Work, output: Tensor) -> tuple[Message, memoryview]:
+        """Encode the output and the times."""
+        body = encode_tensor(output, self._codec)
+        prepared = self._prepared or self.prepare()
+        return prepared.with_times(self._step.times + _timing(work).packed()), body
 
 
 def _timing(work: Work) -> Timing:
     now = time.monotonic()
     queue, compute = work.started_at - work.arrived_at, work.ended_at - work.started_at
-    return Timing(_us(queue), _us(compute), _us(now - work.arrived_at))
-
-
-def _us(seconds: float) -> int:
-    return max(0, round(seconds * 1e6))
+    return Timing(*(round(1e6 * seconds) for seconds in (queue, compute, now - work.arrived_at)))
 
 
 def _tell_failed(owner: Channel, step: Step, error: SwarmError) -> None:

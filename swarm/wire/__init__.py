@@ -9,7 +9,6 @@ from swarm.wire.frames import PREFIX_BYTES, encode_prefix, parse_prefix
 from swarm.wire.messages import (
     Cancel,
     Close,
-    Encoded,
     Error,
     Hello,
     Message,
@@ -17,19 +16,20 @@ from swarm.wire.messages import (
     Opened,
     Ping,
     Pong,
+    Prepared,
     Result,
     Row,
     Step,
     Timing,
     decode,
     encode,
+    unpack_timings,
 )
 
 __all__ = [
     "PREFIX_BYTES",
     "Cancel",
     "Close",
-    "Encoded",
     "Error",
     "Hello",
     "Message",
@@ -37,6 +37,7 @@ __all__ = [
     "Opened",
     "Ping",
     "Pong",
+    "Prepared",
     "Result",
     "Row",
     "Step",
@@ -45,4 +46,5 @@ __all__ = [
     "encode",
     "encode_prefix",
     "parse_prefix",
+    "unpack_timings",
 ]

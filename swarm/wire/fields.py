@@ -56,6 +56,17 @@ def blob(length: int) -> Check:
     return check
 
 
+def blob_of(item_bytes: int, max_items: int) -> Check:
+    """Up to `max_items` items of so many bytes each, one after another."""
+
+    def check(value: object) -> bytes:
+        if type(value) is not bytes or len(value) % item_bytes or len(value) > max_items * item_bytes:
+            raise ProtocolError(f"{value!r:.40} is no byte string of at most {max_items} times {item_bytes} bytes")
+        return value
+
+    return check
+
+
 def one_of(*choices: str) -> Check:
     """One of the given words."""
 

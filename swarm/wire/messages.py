@@ -12,6 +12,7 @@ the channel on which C opened the session. A hop that fails sends Error to C on 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, cast
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import msgpack
 
 from swarm.errors import ProtocolError
-from swarm.wire.fields import Check, blob, counts_of, integer, many, number, one_of, text
+from swarm.wire.fields import Check, blob, blob_of, counts_of, integer, many, number, one_of, text
 from swarm.wire.limits import MAX_ADDRS, MAX_BLOCKS, MAX_HOPS, MAX_POSITION, MAX_ROWS, MAX_TEXT, SESSION_BYTES
 
 CODECS = ("float32", "bfloat16", "float16", "int8")
@@ -27,6 +28,9 @@ CODECS = ("float32", "bfloat16", "float16", "int8")
 
 NO_SESSION = bytes(SESSION_BYTES)
 """In an Error: about the whole stream."""
+
+_PACKED_TIMING = struct.Struct("<III")
+TIMING_BYTES = _PACKED_TIMING.size
 
 _COUNT = integer(0, 2**63 - 1)
 _SESSION = blob(SESSION_BYTES)
@@ -66,9 +70,18 @@ class Timing(NamedTuple):
     compute: int
     total: int
 
+    def packed(self) -> bytes:
+        """Return the 12 bytes that a hop adds to `times`; what is beyond 71 minutes is cut off."""
+        return _PACKED_TIMING.pack(*(min(max(0, value), 2**32 - 1) for value in self))
+
+
+def unpack_timings(times: bytes) -> tuple[Timing, ...]:
+    """Return what each hop spent, first hop first; only the client asks, so the hops need not."""
+    return tuple(Timing(*values) for values in _PACKED_TIMING.iter_unpack(times))
+
 
 _ROW = counts_of(Row, MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, MAX_POSITION)
-_TIMING = counts_of(Timing, 2**53, 2**53, 2**53)
+_TIMES = blob_of(TIMING_BYTES, MAX_HOPS)
 
 
 def _field(check: Check, default: object = ...) -> Any:
@@ -145,7 +158,7 @@ class Step(Message):
     """Run the rows' tokens through the session's blocks and pass the output on.
 
     Body: the rows' tokens one after another, (sum of lengths, D), in `codec`. `route` holds the
-    peers still to come; `times` grows by one entry a hop. Steps of an `epoch` older than the
+    peers still to come; `times` grows by one packed `Timing` a hop. Steps of an `epoch` older than the
     newest one seen are dropped without an answer: a roll-back made them stale.
     """
 
@@ -157,7 +170,7 @@ class Step(Message):
     codec: str = _field(one_of(*CODECS))
     rows: tuple[Row, ...] = _field(many(_ROW, MAX_ROWS, min_items=1))
     route: tuple[str, ...] = _field(many(_PEER, MAX_HOPS), ())
-    times: tuple[Timing, ...] = _field(many(_TIMING, MAX_HOPS), ())
+    times: bytes = _field(_TIMES, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +183,7 @@ class Result(Message):
     step: int = _field(_COUNT)
     codec: str = _field(one_of(*CODECS))
     tokens: int = _field(integer(0, MAX_POSITION))
-    times: tuple[Timing, ...] = _field(many(_TIMING, MAX_HOPS), ())
+    times: bytes = _field(_TIMES, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +228,24 @@ _NAMES = {kind: tuple(entry.name for entry in fields(cast(Any, kind))) for kind 
 _NUM_REQUIRED = {kind: sum(entry.default is MISSING for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
 
 
+class Prepared(NamedTuple):
+    """A Step or Result encoded while its tensor is still being computed: all but its `times`."""
+
+    head: bytes
+
+    @classmethod
+    def of(cls, message: Step | Result) -> Prepared:
+        """Encode `message`, whose `times` must be empty: they are its last field, and the last two bytes."""
+        return cls(encode(message)[:-2])
+
+    def with_times(self, times: bytes) -> Encoded:
+        """Return the whole message."""
+        return Encoded(self.head + cast(bytes, msgpack.packb(times)))
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded(Message):
-    """A message that was encoded beforehand, on a thread that had the time; `encode` returns its header as it is."""
+    """A message that was encoded beforehand; `encode` returns its header as it is."""
 
     header: bytes
 
