@@ -50,9 +50,12 @@ def wait_for_pages(model: SwarmForCausalLM, expected: dict[str, int], timeout: f
 def all_free(tiny: SwarmForCausalLM) -> dict[str, int]:
     """Free pages of the tiny model's servers while no session is open."""
     gc.collect()
+    time.sleep(0.2)  # closing is told, not awaited: what the last session held is on its way back
     pages = free_pages(tiny)
+    time.sleep(0.2)
     while (later := free_pages(tiny)) != pages:
         pages = later
+        time.sleep(0.2)
     return pages
 
 
