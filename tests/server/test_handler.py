@@ -97,9 +97,7 @@ async def place(stack: BlockStack, *, max_sessions: int = 4, span: Span | None =
         with Engine(stack, cache, threads=1) as engine:
             handler = Handler(served, engine, sessions, is_draining=lambda: here.is_draining)
             here = Place(net, handler, engine, cache, sessions)
-            handler.attach(
-                Links(net.peer("server"), tasks, on_error=handler.tell_client, on_lost=handler.lost_link)
-            )
+            handler.attach(Links(net.peer("server"), tasks, on_error=handler.tell_client, on_lost=handler.lost_link))
             yield here
 
 
@@ -265,7 +263,8 @@ async def test_an_output_goes_on_whole_with_the_rest_of_the_route(stack: BlockSt
         here.client.send(replace(STEP, route=("next", "last")), BODY)
         pushed, body = await asyncio.wait_for(far.queue.get(), 20)
         assert isinstance(pushed, Step) and pushed.route == ("last",) and pushed.rows == STEP.rows
-        assert len(unpack_timings(pushed.times)) == 1 and len(body) == 2 * 64 * 4  # both tokens, though the client keeps one
+        assert len(unpack_timings(pushed.times)) == 1
+        assert len(body) == 2 * 64 * 4  # both tokens, though the client keeps one
 
 
 async def test_complaints_of_the_next_hop_and_a_lost_link_reach_the_client(stack: BlockStack) -> None:
