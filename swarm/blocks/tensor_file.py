@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from swarm.errors import CheckpointCorrupt
+from swarm.blocks.gguf_codes import OWN_BITS, as_codes
+from swarm.blocks.quantize import empty, quantize
+from swarm.blocks.weights import QuantizedWeight
+from swarm.errors import CheckpointCorrupt, UsageError
 
-_SLICE_BYTES = 4 << 20
-"""Stored bytes decoded at once: bounds the temporaries, large enough that Python's share is small."""
+_SLICE_BYTES = 1 << 20
+"""Stored bytes decoded at once: bounds the temporaries of several readers (4-bit codes grow eightfold when decoded),
+large enough that Python's share is small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,19 @@ class StoredTensor:
         """Stored bytes of the whole tensor."""
         return self.num_rows * self.row_bytes
 
+    def run_of_rows(self, index: int, count: int) -> StoredTensor:
+        """Return the matrix (rows / count, shape[-1]) that the `index`-th of `count` equal runs of rows makes.
+
+        Raises:
+            CheckpointCorrupt: The rows cannot be cut so.
+        """
+        rows, rest = divmod(self.num_rows, count)
+        if rest or not 0 <= index < count:
+            raise CheckpointCorrupt(
+                f"{self.path}: tensor {self.name} of shape {self.shape} does not hold {count} parts"
+            )
+        return replace(self, offset=self.offset + index * rows * self.row_bytes, shape=(rows, self.shape[-1]))
+
     def raw(self, start: int = 0, end: int | None = None) -> Tensor:
         """Read the stored bytes of the rows [start, end), (bytes,) uint8.
 
@@ -75,11 +92,52 @@ class StoredTensor:
             yield start, end, self.raw(start, end)
 
     def numbers(self, dtype: torch.dtype) -> Tensor:
-        """Read and decode the tensor, `shape` in `dtype`; never holds it in two formats at once."""
+        """Read and decode the tensor, `shape` in `dtype`; never holds it in two formats at once.
+
+        Raises:
+            CheckpointCorrupt: Cut short, or it holds NaN or infinity.
+            UsageError: A number is too large for `dtype`.
+        """
         numbers = torch.empty((self.num_rows, self.shape[-1]), dtype=dtype)
         for start, end, raw in self.slices():
-            numbers[start:end] = self.decode(raw)
+            decoded = self.decode(raw)
+            self._require_finite(decoded)
+            numbers[start:end] = decoded
+            if decoded.dtype != dtype and not _is_finite(numbers[start:end]):
+                name, largest = str(dtype).removeprefix("torch."), float(decoded.abs().max())
+                raise UsageError(
+                    f"{self.path}: tensor {self.name} has numbers up to {largest:.3g}, the limit of {name} is "
+                    f"{torch.finfo(dtype).max:.3g}: choose --dtype bfloat16 or float32"
+                )
         return numbers.view(self.shape)
+
+    def quantized(self, bits: int) -> QuantizedWeight:
+        """Read the tensor as a matrix (rows, shape[-1]) of codes; a stored format that maps keeps its own.
+
+        Raises:
+            CheckpointCorrupt: As `numbers`.
+        """
+        is_own = OWN_BITS.get(self.kind) == bits
+        weight = empty(self.num_rows, self.shape[-1], bits, is_symmetric=bits == 8 or (is_own and self.kind == "Q4_0"))
+        for start, end, raw in self.slices():
+            if is_own:
+                part = as_codes(raw, self.kind, self.shape[-1])
+            else:
+                decoded = self.decode(raw)
+                self._require_finite(decoded)
+                part = quantize(decoded, bits)
+            weight.codes[start:end], weight.scales[start:end] = part.codes, part.scales
+            self._require_finite(part.scales)
+            if weight.minimums is not None and part.minimums is not None:
+                weight.minimums[start:end] = part.minimums
+                self._require_finite(part.minimums)
+        return weight
+
+    def _require_finite(self, numbers: Tensor) -> None:
+        if not _is_finite(numbers):
+            raise CheckpointCorrupt(
+                f"{self.path}: tensor {self.name} holds NaN or infinite weights: copy the file again, or use another"
+            )
 
 
 class TensorStore(Protocol):
@@ -96,6 +154,11 @@ class TensorStore(Protocol):
             CheckpointCorrupt: There is no such tensor, or its file is missing or malformed.
         """
         ...
+
+
+def _is_finite(numbers: Tensor) -> bool:
+    # One sum tells it of nearly all tensors, in a fraction of the time; a sum may overflow where no number does.
+    return bool(torch.isfinite(numbers.sum(dtype=torch.float32))) or bool(torch.isfinite(numbers).all())
 
 
 def _read_into(tensor: StoredTensor, target: memoryview, offset: int) -> None:

@@ -7,8 +7,8 @@ Packing for a kernel happens at load, in `swarm.blocks.linear` and `swarm.blocks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,16 +60,42 @@ class QuantizedWeight:
             numbers += self.minimums.to(torch.float32).unsqueeze(-1)
         return numbers.view(rows, width).to(dtype)
 
+    def by_rows(self, change: Callable[[Tensor], Tensor]) -> QuantizedWeight:
+        """Return the weight with `change`, which may choose or reorder rows, done to all that a row consists of."""
+        minimums = None if self.minimums is None else change(self.minimums)
+        return replace(self, codes=change(self.codes), scales=change(self.scales), minimums=minimums)
+
+    def with_minimums(self) -> QuantizedWeight:
+        """Return the same numbers with minimums: a symmetric 4-bit weight gets -8 scales, which is exact.
+
+        Raises:
+            ValueError: Symmetric 8-bit codes have no such form.
+        """
+        if self.minimums is not None:
+            return self
+        if self.bits != 4:
+            raise ValueError(f"symmetric {self.bits}-bit codes have no minimums")
+        return replace(self, minimums=self.scales * -8)
+
 
 Weight = Tensor | QuantizedWeight
 """A matrix (O, I): plain in the dtype to compute in, or quantised."""
 
 
+def rows_of(weight: Weight, start: int, end: int) -> Weight:
+    """Return the rows [start, end) as a view, as of one expert of many under each other."""
+    if isinstance(weight, Tensor):
+        return weight[start:end]
+    return weight.by_rows(lambda part: part[start:end])
+
+
 def stack(weights: Sequence[Weight]) -> Weight:
-    """Put matrices of one format and one width under each other, as for q, k and v.
+    """Put matrices of one width and one format under each other, as for q, k and v.
+
+    Symmetric and other 4-bit weights stack, as such with minimums: GGUF files mix Q4_0 and Q4_1.
 
     Raises:
-        ValueError: Their formats differ.
+        ValueError: Their formats differ otherwise.
     """
     if len(weights) == 1:
         return weights[0]
@@ -77,9 +103,10 @@ def stack(weights: Sequence[Weight]) -> Weight:
     if len(plain) == len(weights):
         return torch.cat(plain)
     quantized = [weight for weight in weights if isinstance(weight, QuantizedWeight)]
-    formats = {(weight.bits, weight.minimums is None) for weight in quantized}
-    if plain or len(formats) > 1:
+    if plain or len({weight.bits for weight in quantized}) > 1:
         raise ValueError("weights of different formats do not stack")
+    if len({weight.minimums is None for weight in quantized}) > 1:
+        quantized = [weight.with_minimums() for weight in quantized]
     minimums = [weight.minimums for weight in quantized if weight.minimums is not None]
     return QuantizedWeight(
         bits=quantized[0].bits,

@@ -91,7 +91,7 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(UnsupportedModel, match="architecture 'mamba' is not supported; supported: llama"):
+    with pytest.raises(UnsupportedModel, match=r"'mamba' in a GGUF file is not supported; supported: .*llama"):
         open_checkpoint(tmp_path / "other.gguf")
 
 
