@@ -118,7 +118,7 @@ def run_chunks(stack: Any, cache: KVCache, ends: ModelEnds, ids: torch.Tensor, c
     sequence, position, parts = cache.new_sequence(), 0, []
     for length in chunks:
         cache.prepare(sequence, position, length)
-        hidden = ends.embed(ids[position : position + length])
+        hidden = ends.place(ends.embed(ids[position : position + length]), torch.arange(position, position + length))
         parts.append(ends.logits(stack.forward(hidden, [Row(sequence, position, length)], cache)))
         position += length
     cache.release(sequence)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable
-from functools import cached_property
+from concurrent.futures import Executor
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from torch import Tensor
 
 from swarm.blocks.bundled import BUNDLED, default_cache, find_bundled
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.families import Family, find_family
+from swarm.blocks.families import Family, find_family, find_gguf_family
+from swarm.blocks.formats import Quant, bits_of, is_router, resolve_quant, tensor_bytes, twice_quantized
+from swarm.blocks.gguf_codes import OWN_BITS
 from swarm.blocks.gguf_file import GGUFStore
 from swarm.blocks.safetensors_file import SafetensorsStore
 from swarm.blocks.tensor_file import StoredTensor, TensorStore
+from swarm.blocks.weights import Weight
 from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmError, UsageError
 
 _ANCHOR_ROWS = 64
@@ -73,9 +76,31 @@ class Checkpoint:
                 digest.update(raw.numpy().data)
         return digest.hexdigest()
 
-    def block_bytes(self, dtype: torch.dtype) -> int:
-        """Return the bytes of one block's weights in `dtype`."""
-        return sum(math.prod(shape) for shape in self.family.block_shapes(self.config).values()) * dtype.itemsize
+    def block_bytes(self, dtype: torch.dtype, quant: Quant = "none") -> int:
+        """Return the bytes of one block's weights, the largest block's if they differ."""
+        shapes, most = self.family.block_shapes(self.config), 0
+        for index in range(self.config.num_blocks if self._is_gguf else 1):
+            kinds, bits = self._kinds(index), self._bits(index, quant)
+            sizes = (tensor_bytes(shape, bits[name], kinds[name], dtype.itemsize) for name, shape in shapes.items())
+            most = max(most, sum(sizes))
+        return most
+
+    def resolve_quant(self, asked: str, dtype: str) -> Quant:
+        """Return the weight format for the flags `--quant` and `--dtype`; see `swarm.blocks.formats`.
+
+        Raises:
+            UsageError: An unknown name.
+        """
+        if asked == "auto" and self.family.assemble is None:
+            return "none"  # transformers' own layers take plain weights
+        if self.family.assemble is None and asked == "auto":
+            return "none"  # transformers' own layers run it, with plain weights
+        return resolve_quant(asked, dtype, self._kinds(0), self.family.block_shapes(self.config))
+
+    def twice_quantized(self, quant: Quant) -> tuple[str, ...]:
+        """Return the stored kinds that serving `quant` decodes and quantises a second time, sorted."""
+        blocks = range(self.config.num_blocks)
+        return tuple(sorted({kind for i in blocks for kind in twice_quantized(self._bits(i, quant), self._kinds(i))}))
 
     def find(self, name: str) -> StoredTensor:
         """Return where the tensor of this canonical name is stored, its shape checked.
@@ -83,7 +108,10 @@ class Checkpoint:
         Raises:
             CheckpointCorrupt: No such tensor, or of the wrong shape.
         """
-        stored = self._store.find(self._stored_name(name))
+        place = self.family.locate(name, self._names, self.config, is_gguf=self._is_gguf)
+        stored = self._store.find(place.name)
+        if place.parts > 1:
+            stored = stored.run_of_rows(place.part, place.parts)
         expected = self._expected.get(name)
         if expected is not None and stored.shape != expected:
             raise CheckpointCorrupt(
@@ -106,15 +134,59 @@ class Checkpoint:
         tensor = stored.numbers(dtype or as_stored)
         return self.family.undo_gguf(name, tensor, self.config) if self._is_gguf else tensor
 
-    def read_block(self, index: int, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """Read the tensors of block `index`, named without their `model.layers.N.` prefix; `dtype` as in `read`.
+    def read_own(self, name: str, *, dtype: torch.dtype) -> Weight:
+        """Read one matrix as codes where the file has it in 4 or 8 bits that map, else as `read`.
+
+        Raises:
+            CheckpointCorrupt: As `read`.
+        """
+        bits = OWN_BITS.get(self.find(name).kind)
+        return self.read(name, dtype=dtype) if bits is None else self._read_quantized(name, bits)
+
+    def read_block(
+        self,
+        index: int,
+        *,
+        dtype: torch.dtype | None = None,
+        quant: Quant = "none",
+        pool: Executor | None = None,
+    ) -> dict[str, Weight]:
+        """Read the tensors of block `index`, named without their `model.layers.N.` prefix.
+
+        Args:
+            index: Which block.
+            dtype: Of matrices that are not quantised, as in `read`; norms, biases and routers come in float32 with it.
+            quant: Format of the matrices. One of more than two dimensions (stacked experts) comes as (rows, I).
+            pool: Threads that read the tensors side by side; by default the caller's reads one after another.
 
         Raises:
             UsageError: The model has no such block.
             CheckpointCorrupt: As `read`.
         """
+        bits, shapes = self._bits(index, quant), self.family.block_shapes(self.config)
+
+        def read(name: str) -> Weight:
+            full = self._in_block(index, name)
+            if bits[name]:
+                return self._read_quantized(full, bits[name])
+            is_small = len(shapes[name]) == 1 or is_router(name)
+            return self.read(full, dtype=torch.float32 if dtype is not None and is_small else dtype)
+
+        return dict(zip(shapes, (map if pool is None else pool.map)(read, shapes), strict=True))
+
+    def _read_quantized(self, name: str, bits: int) -> Weight:
+        weight = self.find(name).quantized(bits)
+        if not self._is_gguf:
+            return weight
+        return weight.by_rows(lambda part: self.family.undo_gguf(name, part, self.config))
+
+    def _bits(self, index: int, quant: Quant) -> dict[str, int]:
+        return bits_of(quant, self._kinds(index), self.family.block_shapes(self.config))
+
+    def _kinds(self, index: int) -> dict[str, str]:
+        """Stored kind of each tensor of a block; "" in a folder, whose kinds never map and whose shards may be far."""
         names = self.family.block_shapes(self.config)
-        return {name: self.read(self._in_block(index, name), dtype=dtype) for name in names}
+        return {name: self.find(self._in_block(index, name)).kind if self._is_gguf else "" for name in names}
 
     @cached_property
     def _expected(self) -> dict[str, tuple[int, ...]]:
@@ -128,16 +200,9 @@ class Checkpoint:
             raise UsageError(f"block {index} wanted, {self.name} has 0:{self.config.num_blocks}: choose within")
         return f"model.layers.{index}.{name}"
 
-    def _stored_name(self, name: str) -> str:
-        return _gguf_name(name, self.family) if self._is_gguf else name
-
-
-def _gguf_name(name: str, family: Family) -> str:
-    if not name.startswith("model.layers."):
-        return family.gguf_names.get(name, name)
-    index, _, rest = name.removeprefix("model.layers.").partition(".")
-    part, _, kind = rest.rpartition(".")
-    return f"blk.{index}.{family.gguf_names.get(part, part)}.{kind}"
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return self._store.names()
 
 
 def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
@@ -164,14 +229,15 @@ def _open_gguf(path: Path, name: str) -> Checkpoint:
     if path.suffix != ".gguf":
         raise ModelNotFound(f"{path}: not a .gguf file; give a Hugging Face folder, a .gguf file or a hub id")
     store = GGUFStore(path)
-    family = find_family(store.fields.get("general.architecture"), source=path)
+    family = find_gguf_family(store.fields, source=path)
     kinds = {name: store.find(name).kind for name in store.names()}
     factors = store.find("rope_freqs.weight").numbers(torch.float32).tolist() if "rope_freqs.weight" in kinds else ()
     if "token_embd.weight" not in kinds:
         raise CheckpointCorrupt(f"{path}: no tensor token_embd.weight: the file is incomplete, copy it again")
     vocab_rows = store.find("token_embd.weight").shape[0]
-    fields = {**store.fields, f"{family.name}.vocab_size": vocab_rows}
-    config = _checked(path, lambda: family.from_gguf(fields, kinds, tuple(factors), source=path))
+    fields = {**store.fields, f"{store.fields['general.architecture']}.vocab_size": vocab_rows}
+    assert family.from_gguf is not None
+    config = _checked(path, partial(family.from_gguf, fields, kinds, tuple(factors), source=path))
     return Checkpoint(name=name, path=path, config=config, family=family, store=store, is_gguf=True)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.config import ModelConfig
+from swarm.blocks.decoder import Norm
 from swarm.blocks.families.family import EMBEDDING, FINAL_NORM, HEAD
 from swarm.blocks.linear import Linear, linear_factory
+from swarm.blocks.native import kernel_name
+from swarm.blocks.native.library import TORCH
 from swarm.blocks.tensor_file import StoredTensor
 from swarm.errors import TokenOutOfRange
 
@@ -32,7 +34,7 @@ class ModelEnds:
         dtype: torch.dtype,
         stored: StoredTensor,
         table: Tensor,
-        norm: Tensor,
+        norm: Norm,
         head: Linear,
     ) -> None:
         self.config = config
@@ -43,29 +45,42 @@ class ModelEnds:
         self._head = head
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype) -> ModelEnds:
+    def load(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, own_bits: bool = False) -> ModelEnds:
         """Read the ends; no block's bytes are read.
+
+        Args:
+            checkpoint: Where they are.
+            dtype: Of what `embed` returns and `logits` computes in.
+            own_bits: Keep the head in the file's own 4 or 8 bits, if it has such and they run fast here.
 
         Raises:
             CheckpointCorrupt: A tensor is missing, truncated or of the wrong shape.
         """
+        if checkpoint.family.assemble is None:
+            from swarm.blocks.generic.ends import GenericEnds  # loads transformers, which takes a second
+
+            return GenericEnds.load(checkpoint, dtype=dtype)
         config = checkpoint.config
         stored = checkpoint.find(EMBEDDING)
         with torch.no_grad():
-            head = checkpoint.read(EMBEDDING if config.tie_embeddings else HEAD, dtype=dtype)
+            norm = checkpoint.read(FINAL_NORM, dtype=torch.float32)
+            name = EMBEDDING if config.tie_embeddings else HEAD
+            # Without native kernels the codes would be decoded for each token.
+            is_coded = own_bits and dtype == torch.bfloat16 and kernel_name() != TORCH
+            head = checkpoint.read_own(name, dtype=dtype) if is_coded else checkpoint.read(name, dtype=dtype)
             return cls(
                 config=config,
                 dtype=dtype,
                 stored=stored,
                 table=stored.raw().view(stored.num_rows, stored.row_bytes),
-                norm=checkpoint.read(FINAL_NORM, dtype=dtype),
+                norm=Norm(norm + checkpoint.family.norm_shift, config.rms_eps, dtype),
                 head=linear_factory(dtype)(head, None),
             )
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that the weights take in memory."""
-        return self._table.nbytes + self._norm.nbytes + self._head.weight_bytes
+        return self._table.nbytes + self._norm.weight_bytes + self._head.weight_bytes
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look tokens up: (...,) integers to (..., D).
@@ -73,19 +88,30 @@ class ModelEnds:
         Raises:
             TokenOutOfRange: An id outside the vocabulary.
         """
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
-            raise TokenOutOfRange(
-                f"token ids {int(ids.min())} to {int(ids.max())}; the vocabulary is 0 to {self.config.vocab_size - 1}: "
-                "use this model's tokenizer"
-            )
+        self._require_known(ids)
         with torch.no_grad():
             rows = self._table.index_select(0, ids.reshape(-1).to(torch.int64))  # (T, bytes)
             hidden = self._stored.decode(rows.view(-1)) if ids.numel() else torch.empty(0, self.config.hidden_size)
-            return hidden.to(self.dtype).view(*ids.shape, self.config.hidden_size)
+            hidden = hidden.to(self.dtype).view(*ids.shape, self.config.hidden_size)
+            if self.config.embedding_scale:
+                hidden = hidden * torch.tensor(self.config.embedding_scale, dtype=self.dtype)
+            return hidden
+
+    def place(self, embeds: Tensor, positions: Tensor) -> Tensor:
+        """Tell embeddings (..., D) their positions (...,); here the blocks' ropes do that, so nothing changes."""
+        return embeds
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply final norm and head: (..., D) to (..., V), in `dtype`."""
         with torch.no_grad():
             flat = hidden.to(self.dtype).reshape(-1, self.config.hidden_size)
-            flat = F.rms_norm(flat, self._norm.shape, self._norm, self.config.rms_eps)
-            return self._head(flat).view(*hidden.shape[:-1], self.config.vocab_size)
+            logits = self._head(self._norm(flat)).view(*hidden.shape[:-1], self.config.vocab_size)
+            cap = self.config.logits_softcap
+            return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+    def _require_known(self, ids: Tensor) -> None:
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < self.config.vocab_size:
+            raise TokenOutOfRange(
+                f"token ids {int(ids.min())} to {int(ids.max())}; the vocabulary is 0 to {self.config.vocab_size - 1}: "
+                "use this model's tokenizer"
+            )

@@ -9,8 +9,14 @@ from __future__ import annotations
 
 import torch
 
+from swarm.blocks.config import ModelConfig
 from swarm.blocks.pages import PAGE_SLOTS, PageAllocator, PageTable, pages_for
 from swarm.errors import Busy, SessionLost
+
+
+def slot_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of one token's keys and values in one block."""
+    return 2 * config.num_kv_heads * config.head_size * dtype.itemsize
 
 
 class KVCache:

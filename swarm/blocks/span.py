@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,13 +11,57 @@ from torch import Tensor
 from swarm.blocks.attention import Batch, Row
 from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.families.family import Block
+from swarm.blocks.decoder import DecoderBlock
+from swarm.blocks.formats import Quant
 from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.linear import linear_factory
+from swarm.blocks.loading import read_blocks
+from swarm.blocks.native import NativeSpan, kernel_name
+from swarm.blocks.native.span import can_run
+from swarm.blocks.parts import BlockParts
+from swarm.blocks.weights import Weight
 from swarm.errors import PromptTooLong, UsageError
 from swarm.types import Span
 
 __all__ = ["BlockStack", "Row"]
+
+
+class Runner(Protocol):
+    """Consecutive blocks, packed one after another and run together."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights take in memory."""
+        ...
+
+    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
+        """Run a ragged batch (T, D) through the blocks [first, last) of those added; `cache` has as many blocks."""
+        ...
+
+
+class TorchSpan:
+    """Blocks of torch's own operations: what the native kernels are measured against."""
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype) -> None:
+        self._config, self._dtype = config, dtype
+        self._ropes, self._make_linear = config.ropes(), linear_factory(dtype)
+        self._blocks: list[DecoderBlock] = []
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that the weights take in memory."""
+        return sum(block.weight_bytes for block in self._blocks)
+
+    def add(self, parts: BlockParts, index: int) -> None:
+        """Pack block `index` of the model at the end; the caller may drop `parts`."""
+        self._blocks.append(DecoderBlock(parts, self._config, self._make_linear, self._dtype, index))
+
+    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
+        """Run a ragged batch (T, D) through the blocks [first, last) of those added; (T, D) in the span's dtype."""
+        batch, hidden = Batch(rows, self._ropes, self._dtype), hidden.to(self._dtype)
+        for index in range(first, last):
+            hidden = self._blocks[index].forward(hidden, batch, cache, index)
+        return hidden
 
 
 class BlockStack:
@@ -24,16 +69,17 @@ class BlockStack:
 
     Attributes:
         span: Which blocks.
-        dtype: Of weights, activations and cache.
+        dtype: Of activations and cache.
         config: The model's configuration.
+        kernel: What runs them: a native kernel's name, "torch", or "transformers" for its own layers.
     """
 
-    def __init__(self, blocks: Sequence[Block], *, span: Span, dtype: torch.dtype, config: ModelConfig) -> None:
+    def __init__(self, runner: Runner, *, span: Span, dtype: torch.dtype, config: ModelConfig, kernel: str) -> None:
         self.span = span
         self.dtype = dtype
         self.config = config
-        self._blocks = blocks
-        self._frequencies, self._scaling = config.frequencies()
+        self.kernel = kernel
+        self._runner = runner
 
     @classmethod
     def load(
@@ -42,6 +88,7 @@ class BlockStack:
         span: Span,
         *,
         dtype: torch.dtype,
+        quant: Quant = "none",
         progress: Callable[[int, int], None] | None = None,
     ) -> BlockStack:
         """Read and pack the blocks of `span`, one at a time; no other block's bytes are read.
@@ -49,35 +96,34 @@ class BlockStack:
         Args:
             checkpoint: Where they are.
             span: Which ones.
-            dtype: To compute in; see `resolve_dtype`.
+            dtype: Of activations and cache, and of weights that are not quantised; see `resolve_dtype`.
+            quant: Format of the weights; see `Checkpoint.resolve_quant`.
             progress: Called with (blocks loaded, blocks wanted) after each.
 
         Raises:
-            UsageError: The model has no such blocks.
+            UsageError: The model has no such blocks, or its layers do not take this format.
             CheckpointCorrupt: A tensor is missing, truncated or of the wrong shape.
         """
         config = checkpoint.config
         if span.end > config.num_blocks:
             raise UsageError(f"blocks {span} wanted, {checkpoint.name} has 0:{config.num_blocks}: choose within")
-        make_linear = linear_factory(dtype)
-        blocks = []
         with torch.inference_mode():
-            for index in range(span.start, span.end):
-                tensors = checkpoint.read_block(index, dtype=dtype)
-                blocks.append(checkpoint.family.build_block(tensors, config, make_linear, dtype))
+            runner, add, kernel = _new_runner(checkpoint, span, dtype, quant)
+            for index, tensors in read_blocks(checkpoint, span, dtype=dtype, quant=quant):
+                add(tensors, index)
                 if progress is not None:
-                    progress(len(blocks), len(span))
-        return cls(blocks, span=span, dtype=dtype, config=config)
+                    progress(index + 1 - span.start, len(span))
+        return cls(runner, span=span, dtype=dtype, config=config, kernel=kernel)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes that the weights take in memory."""
-        return sum(block.weight_bytes for block in self._blocks)
+        return self._runner.weight_bytes
 
     def new_cache(self, num_pages: int) -> KVCache:
         """Return an empty cache of `num_pages` pages for all blocks of the span."""
         return KVCache(
-            num_blocks=len(self._blocks),
+            num_blocks=len(self.span),
             num_pages=num_pages,
             num_kv_heads=self.config.num_kv_heads,
             head_size=self.config.head_size,
@@ -106,12 +152,9 @@ class BlockStack:
         span = span or self.span
         if not self.span.covers(span):
             raise ValueError(f"blocks {span} wanted, {self.span} loaded")
+        first = span.start - self.span.start
         with torch.inference_mode():
-            batch = Batch.prepare(rows, self._frequencies, self._scaling, self.dtype)
-            hidden = hidden.to(self.dtype)
-            for index in range(span.start - self.span.start, span.end - self.span.start):
-                hidden = self._blocks[index].forward(hidden, batch, cache, index)
-            return hidden
+            return self._runner.forward(hidden, rows, cache, first, first + len(span))
 
     def _check(self, hidden: Tensor, rows: Sequence[Row]) -> None:
         tokens = sum(row.length for row in rows)
@@ -127,3 +170,25 @@ class BlockStack:
                 raise PromptTooLong(
                     f"position {end} is beyond the model's {self.config.context_length} tokens of context"
                 )
+
+
+def _new_runner(
+    checkpoint: Checkpoint, span: Span, dtype: torch.dtype, quant: Quant
+) -> tuple[Runner, Callable[[dict[str, Weight], int], None], str]:
+    """Return what will run the span, what adds a block's tensors to it, and its kernel's name."""
+    config, assemble = checkpoint.config, checkpoint.family.assemble
+    if assemble is None:
+        from swarm.blocks.generic.span import GenericSpan  # loads transformers, which takes a second
+
+        if quant != "none":
+            raise UsageError(f"quant {quant!r}: {checkpoint.name} runs in transformers' own layers: choose none")
+        generic = GenericSpan(config, span.start, dtype=dtype, source=checkpoint.path)
+        return generic, generic.add, "transformers"
+    # float32 is asked for to be exact, and the kernels hold plain weights in bfloat16.
+    is_native = can_run(config, dtype) is None and (dtype == torch.bfloat16 or quant != "none")
+    runner = NativeSpan(config, dtype=dtype) if is_native else TorchSpan(config, dtype=dtype)
+
+    def add(tensors: dict[str, Weight], index: int) -> None:
+        runner.add(assemble(tensors, config, index), index)
+
+    return runner, add, kernel_name() if is_native else "torch"

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from swarm.blocks.attention import Batch
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.kv_cache import KVCache
-from swarm.blocks.linear import LinearFactory
+from swarm.blocks.parts import BlockParts
+from swarm.blocks.weights import Weight
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -65,40 +65,60 @@ class GGUFLayout(Protocol):
     """Undoes what the conversion to GGUF did to a tensor."""
 
     def __call__(self, name: str, tensor: Tensor, config: ModelConfig) -> Tensor:
-        """Return `tensor`, canonical `name`, in Hugging Face's order of rows."""
+        """Return `tensor`, canonical `name`, in Hugging Face's order of rows.
+
+        Matrices change the order of their rows only, so this also serves codes and scales of quantised ones.
+        """
         ...
 
 
-class BlockBuilder(Protocol):
-    """Makes a block of its tensors."""
+class Assembler(Protocol):
+    """Makes the parts of a block of its tensors."""
 
-    def __call__(
-        self, tensors: dict[str, Tensor], config: ModelConfig, make_linear: LinearFactory, dtype: torch.dtype
-    ) -> Block:
-        """Pack the tensors (canonical names without prefix); takes them out of the dictionary as it goes."""
+    def __call__(self, tensors: dict[str, Weight], config: ModelConfig, index: int) -> BlockParts:
+        """Wire block `index` of the model; takes the tensors (canonical names without prefix) out as it goes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file keeps a tensor: one of `parts` equal runs of rows of what it calls `name`."""
+
+    name: str
+    part: int = 0
+    parts: int = 1
+
+
+class Locator(Protocol):
+    """Says where a file keeps a tensor."""
+
+    def __call__(self, name: str, names: frozenset[str], config: ModelConfig, *, is_gguf: bool) -> Place:
+        """Return the place of the tensor of this canonical name, in a checkpoint that holds `names`."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One architecture.
+    """One architecture. Canonical names are those of Hugging Face's files, blocks under `model.layers.N.`.
 
     Attributes:
-        name: As in `model_type` and `general.architecture`.
+        name: As in `model_type`.
         from_hf: See `HFParser`.
-        from_gguf: See `GGUFParser`.
+        from_gguf: See `GGUFParser`; None if there are no such GGUF files.
         block_shapes: One block's tensors, names without the `model.layers.N.` prefix.
         end_shapes: Embedding, final norm, and the head if it is not tied.
-        gguf_names: GGUF's name of each canonical one, both without their block prefix.
+        locate: See `Locator`.
         undo_gguf: See `GGUFLayout`.
-        build_block: See `BlockBuilder`.
+        assemble: See `Assembler`; None if transformers' own layer runs the block.
+        norm_shift: What the norms' weights lack in the checkpoint.
     """
 
     name: str
     from_hf: HFParser
-    from_gguf: GGUFParser
+    from_gguf: GGUFParser | None
     block_shapes: ShapeTable
     end_shapes: ShapeTable
-    gguf_names: Mapping[str, str]
+    locate: Locator
     undo_gguf: GGUFLayout
-    build_block: BlockBuilder
+    assemble: Assembler | None
+    norm_shift: float = 0.0
