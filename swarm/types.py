@@ -68,6 +68,7 @@ class ServerRecord:
         load: Steps waiting or running.
         dtype: Numerics of the activations: "float32", "bfloat16", "float16".
         quant: Weight format: "none", "int8", "int4".
+        kernel: What multiplies, which decides about last bits: "avx2", "torch"; empty if not told.
         addrs: Dialable multiaddrs, each with /p2p/ID.
         public_name: What its owner calls it; empty if not told.
         version: Version of the software.
@@ -91,6 +92,7 @@ class ServerRecord:
     public_name: str
     version: str
     expires_at: float
+    kernel: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,10 +38,11 @@ ROOMS = {
     "network": _room(2, "hivemind multiaddr cryptography psutil"),
     "directory": _room(3, "hivemind multiaddr msgpack"),
     "planning": _room(3),
-    "server": _room(4, "torch psutil"),
+    "server": _room(4, "torch psutil tqdm"),
     "client": _room(4, "torch transformers uvloop"),
     "bootstrap": _room(5),
     "demo": _room(TOP, "transformers"),
+    "doctor": _room(TOP),
     "cli": _room(TOP, "uvloop"),
     "__init__": _room(TOP + 1),
 }

@@ -59,7 +59,8 @@ class AutoModelForCausalLM:
         connection = _connect(config)
         name = str(model) if model is not None else bridge().run(connection.only_model())
         checkpoint = _open(name, was_given=model is not None)
-        ends = ModelEnds.load(checkpoint, dtype=resolve_dtype(str(dtype).removeprefix("torch."), checkpoint))
+        named = str(dtype).removeprefix("torch.")
+        ends = ModelEnds.load(checkpoint, dtype=resolve_dtype(named, checkpoint), own_bits=named == "auto")
         known = Model(
             name=checkpoint.name, fingerprint=checkpoint.fingerprint, hidden_size=checkpoint.config.hidden_size
         )

@@ -233,4 +233,3 @@ def _first_equal_rows(ids: Tensor, embeds: Tensor, valid: Tensor) -> list[int]:
         )
         first.append(next(equal, row))
     return first
-

@@ -205,7 +205,9 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         if not isinstance(cache, RemoteCache):
             raise UsageError("past_key_values must be a cache of this model (model.new_cache()), not a local one")
         valid = _valid(attention_mask, cache, embeds)
-        _check_positions(position_ids, cache, valid)
+        positions = _positions(cache, valid)
+        _check_positions(position_ids, positions, valid)
+        embeds = self._ends.place(embeds, positions)
         keep = logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep else embeds.shape[1]
         try:
             hidden = cache.advance(input_ids, embeds, valid, keep=min(keep, embeds.shape[1]))
@@ -276,11 +278,15 @@ def _valid(mask: Tensor | None, cache: RemoteCache, embeds: Tensor) -> Tensor:
     return real[:, held:]
 
 
-def _check_positions(position_ids: Tensor | None, cache: RemoteCache, valid: Tensor) -> None:
+def _positions(cache: RemoteCache, valid: Tensor) -> Tensor:
+    """(B, T) the new tokens' positions; those of padding mean nothing."""
+    held = cache.valid.sum(1, keepdim=True) if cache.get_seq_length() else torch.zeros(len(valid), 1, dtype=torch.long)
+    return (held + valid.long().cumsum(1) - 1).clamp(min=0)
+
+
+def _check_positions(position_ids: Tensor | None, expected: Tensor, valid: Tensor) -> None:
     if position_ids is None:
         return
-    held = cache.valid.sum(1, keepdim=True) if cache.get_seq_length() else torch.zeros(len(valid), 1, dtype=torch.long)
-    expected = held + valid.long().cumsum(1) - 1
     given = position_ids.to("cpu").expand(len(valid), -1)[:, -valid.shape[1] :]
     if given.shape != expected.shape or not torch.equal(given[valid], expected[valid]):
         raise UsageError("position_ids that skip or repeat positions are not served; leave them out")

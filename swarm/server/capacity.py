@@ -41,8 +41,11 @@ class Need:
 
     def bytes_for(self, num_blocks: int) -> int:
         """Memory of `num_blocks` with the promised KV and the workspace."""
-        kv = self.promised_pages() * PAGE_SLOTS * self.slot_bytes
-        return num_blocks * (self.block_bytes + kv) + WORKSPACE_BYTES
+        return self.bytes_with(num_blocks, self.promised_pages())
+
+    def bytes_with(self, num_blocks: int, pages: int) -> int:
+        """Memory of `num_blocks` with `pages` of KV and the workspace."""
+        return num_blocks * (self.block_bytes + pages * PAGE_SLOTS * self.slot_bytes) + WORKSPACE_BYTES
 
 
 def num_blocks_that_fit(need: Need, memory: int, num_blocks: int) -> int:

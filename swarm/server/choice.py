@@ -10,6 +10,8 @@ import torch
 
 from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
 from swarm.blocks.bundled import DEFAULT_MODEL
+from swarm.blocks.formats import Quant
+from swarm.blocks.kv_cache import slot_bytes
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError
 from swarm.log import get_logger
@@ -30,6 +32,7 @@ class Choice:
 
     checkpoint: Checkpoint
     dtype: torch.dtype
+    quant: Quant
     span: Span
     num_pages: int
 
@@ -46,40 +49,59 @@ async def choose(config: ServerConfig, directory: Directory, peer: PeerId) -> Ch
         checkpoint = await asyncio.to_thread(open_checkpoint, config.model)
     else:
         checkpoint = await _neediest(directory)
-    dtype = resolve_dtype(config.dtype, checkpoint)
     # Another checkpoint under our model's name does not cover anything for us.
     view = agree(await directory.view(checkpoint.name), checkpoint.fingerprint).view
-    return _fit(config, checkpoint, dtype, view, peer)
+    return fit(config, checkpoint, view, peer)
 
 
-def _fit(config: ServerConfig, checkpoint: Checkpoint, dtype: torch.dtype, view: View, peer: PeerId) -> Choice:
-    model = checkpoint.config
-    slot_bytes = 2 * model.num_kv_heads * model.head_size * dtype.itemsize
+def fit(config: ServerConfig, checkpoint: Checkpoint, view: View, peer: PeerId) -> Choice:
+    """Decide formats, span and pages for an opened model, and say what they need and what there is.
+
+    Raises:
+        UsageError, NotEnoughMemory: As `choose`.
+    """
+    quant = checkpoint.resolve_quant(config.quant, config.dtype)
+    dtype = resolve_dtype(config.dtype, checkpoint, quant)
+    if again := checkpoint.twice_quantized(quant):
+        logger.info(
+            "%s: weights stored as %s are decoded and quantised again: a file of the original weights is better",
+            checkpoint.name,
+            ", ".join(again),
+        )
     need = Need(
-        block_bytes=checkpoint.block_bytes(dtype), slot_bytes=slot_bytes, context_length=model.context_length
+        block_bytes=checkpoint.block_bytes(dtype, quant),
+        slot_bytes=slot_bytes(checkpoint.config, dtype),
+        context_length=checkpoint.config.context_length,
     )
     memory = config.memory or int(psutil.virtual_memory().available * MEMORY_SHARE)
-    if isinstance(config.blocks, Span):
-        if config.blocks.end > model.num_blocks:
-            raise UsageError(f"--blocks {config.blocks}: {checkpoint.name} has blocks 0:{model.num_blocks}")
-        span = config.blocks
-    else:
-        size = num_blocks_that_fit(need, memory, model.num_blocks) if config.blocks == "auto" else int(config.blocks)
-        if size > model.num_blocks:
-            raise UsageError(f"--blocks {size}: {checkpoint.name} has {model.num_blocks} blocks")
-        span = choose_span(view, num_blocks=model.num_blocks, size=size, myself=peer)
+    span = _span(config, checkpoint, need, memory, view, peer)
     if not config.force:
         require_fit(need, memory, len(span))
     pages = num_pages(need, memory, len(span))
     logger.info(
-        "span %s of %s: %.0f MiB of weights, KV for %d tokens, %.0f MiB allowed",
+        "span %s of %s: %.0f MiB needed (weights in %s %.0f, KV for %d tokens %.0f, workspace), %.0f MiB allowed",
         span,
         checkpoint.name,
+        need.bytes_with(len(span), pages) / 2**20,
+        str(dtype).removeprefix("torch.") if quant == "none" else quant,
         len(span) * need.block_bytes / 2**20,
         pages * PAGE_SLOTS,
+        len(span) * pages * PAGE_SLOTS * need.slot_bytes / 2**20,
         memory / 2**20,
     )
-    return Choice(checkpoint=checkpoint, dtype=dtype, span=span, num_pages=pages)
+    return Choice(checkpoint=checkpoint, dtype=dtype, quant=quant, span=span, num_pages=pages)
+
+
+def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int, view: View, peer: PeerId) -> Span:
+    num_blocks = checkpoint.config.num_blocks
+    if isinstance(config.blocks, Span):
+        if config.blocks.end > num_blocks:
+            raise UsageError(f"--blocks {config.blocks}: {checkpoint.name} has blocks 0:{num_blocks}")
+        return config.blocks
+    size = num_blocks_that_fit(need, memory, num_blocks) if config.blocks == "auto" else int(config.blocks)
+    if size > num_blocks:
+        raise UsageError(f"--blocks {size}: {checkpoint.name} has {num_blocks} blocks")
+    return choose_span(view, num_blocks=num_blocks, size=size, myself=peer)
 
 
 async def _neediest(directory: Directory) -> Checkpoint:

@@ -50,8 +50,11 @@ class ServerConfig:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata=flag("numbers that weights and activations are kept in")
     )
-    quant: Literal["auto", "none"] = field(
-        default="auto", metadata=flag("weight format; auto is none so far: weights are kept in --dtype")
+    quant: Literal["auto", "none", "int8", "int4"] = field(
+        default="auto",
+        metadata=flag(
+            "weight format; auto: a GGUF file's own bits if 4 or 8, else int8, and none with --dtype float32"
+        ),
     )
     threads: int = field(default=0, metadata=flag("threads that compute; 0: one for each core", metavar="N"))
     memory: int = field(

@@ -103,6 +103,11 @@ class Engine:
         return self._num_waiting
 
     @property
+    def kernel(self) -> str:
+        """What runs the blocks; see `BlockStack`."""
+        return self._stack.kernel
+
+    @property
     def free_pages(self) -> int:
         """KV pages that nobody holds; a moment old."""
         return self._cache.free_pages

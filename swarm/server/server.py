@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from swarm.blocks import BlockStack
+from swarm.blocks.native import why_not
 from swarm.directory import Announcer, Directory
 from swarm.errors import SwarmUnreachable
 from swarm.log import get_logger
@@ -21,7 +23,7 @@ from swarm.server.engine import Engine
 from swarm.server.handler import Handler, Served
 from swarm.server.links import Links
 from swarm.server.sessions import SessionTable
-from swarm.server.throughput import Throughput, measure
+from swarm.server.throughput import Throughput, throughput_of
 from swarm.types import ServerRecord, ServerState
 from swarm.wire.handshake import software_version
 from swarm.wire.limits import MAX_ADDRS
@@ -92,7 +94,8 @@ class Server:
             free_pages=self._engine.free_pages,
             load=self._engine.load,
             dtype=str(choice.dtype).removeprefix("torch."),
-            quant="none",
+            quant=choice.quant,
+            kernel=self._engine.kernel,
             addrs=self._all_addrs(),
             public_name=self._config.public_name,
             version=software_version(),
@@ -146,9 +149,7 @@ class Server:
             await asyncio.sleep(0.1)
 
 
-async def run_server(
-    config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]
-) -> None:
+async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]) -> None:
     """Run a server until cancelled.
 
     Raises:
@@ -168,7 +169,7 @@ async def run_server(
         threads = config.threads or os.cpu_count() or 1
         stack = await asyncio.to_thread(_load, choice)
         with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
-            throughput = await engine.call(lambda: _throughput(config, stack, threads))
+            throughput = await engine.call(lambda: throughput_of(stack, choice, config.throughput, threads=threads))
             await Server(config, peer, choice, engine, throughput).serve(directory, on_ready)
 
 
@@ -188,10 +189,23 @@ def _network(config: ServerConfig) -> NetworkConfig:
 
 
 def _load(choice: Choice) -> BlockStack:
-    return BlockStack.load(choice.checkpoint, choice.span, dtype=choice.dtype)
+    with tqdm(total=len(choice.span), desc="loading", unit="block", leave=False, disable=None) as bar:
 
+        def show(done: int, wanted: int) -> None:
+            bar.update(done - bar.n)
 
-def _throughput(config: ServerConfig, stack: BlockStack, threads: int) -> Throughput:
-    if config.throughput == "auto":
-        return measure(stack, threads=threads)
-    return Throughput(float(config.throughput), float(config.throughput))
+        stack = BlockStack.load(
+            choice.checkpoint,
+            choice.span,
+            dtype=choice.dtype,
+            quant=choice.quant,
+            progress=show,
+        )
+    logger.info(
+        "span %s of %s: %.0f MiB of packed weights, run by %s",
+        choice.span,
+        choice.checkpoint.name,
+        stack.weight_bytes / 2**20,
+        stack.kernel if (reason := why_not()) is None else f"{stack.kernel} ({reason})",
+    )
+    return stack

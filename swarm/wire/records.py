@@ -39,7 +39,11 @@ _FIELDS: tuple[tuple[str, Check], ...] = (
     ("addrs", many(text(MAX_TEXT), MAX_ADDRS)),
     ("public_name", text(64)),
     ("version", text(64)),
+    ("kernel", text(32)),
 )
+
+_NUM_REQUIRED = 17
+"""Fields of the first version's records; later ones have defaults."""
 
 
 def encode_record(record: ServerRecord) -> bytes:
@@ -74,6 +78,6 @@ def _unpack(packed: bytes) -> list[object]:
         values = msgpack.unpackb(packed, use_list=True, strict_map_key=True)
     except Exception as error:  # msgpack raises half a dozen unrelated classes on garbage
         raise ProtocolError(f"record is no msgpack: {type(error).__name__}") from error
-    if not isinstance(values, list) or len(values) <= len(_FIELDS) or values[0] != RECORD_VERSION:
+    if not isinstance(values, list) or len(values) <= _NUM_REQUIRED or values[0] != RECORD_VERSION:
         raise ProtocolError("record of an unknown version or with missing fields")
     return values

@@ -71,9 +71,7 @@ class Swarm:
             context_length=256,
         )
         handler = Handler(served, engine, SessionTable(8), is_draining=lambda: False)
-        handler.attach(
-            Links(self.net.peer(hop.peer), tasks, on_error=handler.tell_client, on_lost=handler.lost_link)
-        )
+        handler.attach(Links(self.net.peer(hop.peer), tasks, on_error=handler.tell_client, on_lost=handler.lost_link))
         self.net.accepting[hop.peer] = lambda end: handler
         return cache
 

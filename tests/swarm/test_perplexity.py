@@ -39,7 +39,8 @@ def test_perplexity_in_bfloat16_is_that_of_one_machine(
     assert ids.shape[1] == TOKENS
     local = Reference.load(smollm_path, tokenizer, torch.bfloat16)
     expected = perplexity(local.model, ids)
-    with local_swarm(SPANS[3], server_flags=("--dtype", "bfloat16", "--threads", "1"), logs=tmp_path) as swarm:
+    flags = ("--dtype", "bfloat16", "--quant", "none", "--threads", "1")
+    with local_swarm(SPANS[3], server_flags=flags, logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr], dtype=torch.bfloat16)
         ours = perplexity(model, ids)
     print(f"perplexity of {ids.shape[1]} tokens: swarm {ours:.4f}, transformers {expected:.4f}")

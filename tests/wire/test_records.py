@@ -31,8 +31,9 @@ RECORD = ServerRecord(
     public_name="Zoë's laptop",
     version="0.1.0",
     expires_at=1234.5,
+    kernel="avx2",
 )
-NUM_FIELDS = 18
+NUM_FIELDS, NUM_REQUIRED = 19, 18
 
 
 def values_of(record: ServerRecord) -> list[Any]:
@@ -49,6 +50,11 @@ def test_a_record_comes_back_as_it_went_but_with_the_expiry_kept_beside(state: S
 def test_surplus_fields_of_a_newer_server_are_ignored() -> None:
     packed = msgpack.packb([*values_of(RECORD), "new"])
     assert decode_record(packed, expires_at=1234.5) == RECORD
+
+
+def test_a_record_of_an_older_server_has_the_defaults_of_later_fields() -> None:
+    packed = msgpack.packb(values_of(RECORD)[:NUM_REQUIRED])
+    assert decode_record(packed, expires_at=1234.5) == replace(RECORD, kernel="")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,7 @@ def test_surplus_fields_of_a_newer_server_are_ignored() -> None:
         (11, -1),
         (15, ["/ip4/1.2.3.4"] * 17),
         (16, "\x1b]0;owned\x07"),
+        (18, "x" * 33),
     ],
 )
 def test_a_record_with_one_field_out_of_range_is_refused(position: int, value: object) -> None:
@@ -82,7 +89,7 @@ def test_a_record_with_a_missing_field_or_over_the_limit_is_refused() -> None:
     values = values_of(RECORD)
     assert len(values) == NUM_FIELDS
     with pytest.raises(ProtocolError, match="missing"):
-        decode_record(msgpack.packb(values[:-1]), expires_at=0.0)
+        decode_record(msgpack.packb(values[: NUM_REQUIRED - 1]), expires_at=0.0)
     with pytest.raises(ProtocolError, match=str(MAX_RECORD_BYTES)):
         decode_record(b"\x00" * (MAX_RECORD_BYTES + 1), expires_at=0.0)
 
