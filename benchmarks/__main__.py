@@ -9,7 +9,7 @@ from importlib import import_module
 
 NAMES = {
     "decode": "tokens/s, time to first token and per-hop overhead of one stream, beside local transformers",
-    "kernels": "linear layers: time, share of the read bandwidth and error by format, beside torch's own",
+    "kernels": "linear layers and whole blocks: time, share of the read bandwidth, error by format, beside torch's",
     "quality": "perplexity of a text by weight format, on local blocks",
 }
 

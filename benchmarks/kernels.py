@@ -1,13 +1,13 @@
-"""Linear layers at the shapes of SmolLM2, a 1B and an 8B model: time, bytes of weights per second, error.
+"""Linear layers and whole blocks at the shapes of SmolLM2, a 1B and an 8B model: time, weights per second, error.
 
-Bars, where AVX512-VNNI runs: a step of one row over the 8B shapes reads int8 and int4 weights at 85 % of the read
-bandwidth that was measured beside it, and 512 rows are no slower than in bfloat16.
+Bars, where AVX512-VNNI runs: a step of an 8B block reads int8 and int4 weights at 85 % of the read bandwidth that was
+measured beside it; one of SmolLM2's takes 120 us in int4 and 150 us in int8 on one thread; 512 rows are no slower than
+in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import whole_blocks
 from benchmarks.report import conditions, table, write_json
 from swarm.blocks.layouts.packed4 import Packed4Linear
 from swarm.blocks.layouts.plain import PackedLinear, PlainLinear
@@ -66,22 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--rows", nargs="+", type=int, default=list(ROWS))
+    parser.add_argument("--no-layers", dest="layers", action="store_false", help="whole blocks alone")
     parser.add_argument("--no-stock", action="store_true", help="leave torch's own layouts out")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     reading = Reading(args.threads)
-    entries = []
+    entries: list[dict[str, Any]] = []
+    blocks: list[dict[str, Any]] = []
     with torch.inference_mode():
         for model in args.models:
-            for shape in SHAPES[model]:
+            blocks += whole_blocks.measure(model, args.rows, reading.measure)
+            print(f"{model} blocks done", file=sys.stderr)
+            for shape in SHAPES[model] if args.layers else []:
                 entries += _compare(model, shape, args, reading)
                 print(f"{model} {shape} done", file=sys.stderr)
     facts = conditions() | {"kernel": kernel_name(), "read_gb_per_s": round(reading.best, 1)}
-    result = {"conditions": facts, "arguments": vars(args), "layers": entries}
+    result = {"conditions": facts, "arguments": vars(args), "layers": entries, "blocks": blocks}
     print(_text(result))
     write_json(args.json, result)
-    return 0 if _holds(entries) else 1
+    return 0 if _holds(blocks) else 1
 
 
 class Reading:
@@ -161,14 +166,20 @@ def _seconds(layers: Sequence[Linear], x: Tensor) -> float:
     return median(times)
 
 
-def _holds(entries: list[dict[str, Any]]) -> bool:
+def _holds(blocks: list[dict[str, Any]]) -> bool:
     if kernel_name() != "avx512vnni":
         return True
-    coded = [entry for entry in entries if entry["kind"] in ("int8 native", "int4 native")]
-    decode = [entry["share"] for entry in coded if entry["model"] == "8B" and entry["rows"] == 1]
-    plain = {(e["shape"], e["rows"]): e["us"] for e in entries if e["kind"] == "bf16 torch"}
-    prefill = [entry["us"] / plain[entry["shape"], entry["rows"]] for entry in coded if entry["rows"] == 512]
-    return min(decode, default=math.inf) >= 0.85 and max(prefill, default=0) <= 1
+    found = {(entry["model"], entry["kind"], entry["rows"]): entry for entry in blocks}
+    for (model, kind, rows), entry in found.items():
+        if kind not in ("int8 native", "int4 native"):
+            continue
+        if model == "8B" and rows == 1 and entry["share"] < 0.85:
+            return False
+        if model == "SmolLM2" and rows == 1 and entry["us"] > (120 if kind == "int4 native" else 150):
+            return False
+        if rows == 512 and entry["us"] > found[model, "bf16 native", rows]["us"]:
+            return False
+    return True
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -181,8 +192,16 @@ def _text(result: dict[str, Any]) -> str:
         line[0] = f"{entry['error']:.4f}"
         if entry["rows"] == min(rows_of):
             line[1:3] = [f"{entry['gb_per_s']:.1f}", f"{entry['share']:.0%}"]
+    for entry in result["blocks"]:
+        line = lines.setdefault((entry["model"], 0, 0, entry["kind"]), ["", "", ""] + [""] * len(rows_of))
+        line[3 + rows_of.index(entry["rows"])] = f"{entry['us']:.0f}"
+        if entry["rows"] == min(rows_of):
+            line[1:3] = [f"{entry['gb_per_s']:.1f}", f"{entry['share']:.0%}"]
     head = ["layer", "kind", "error", "GB/s", "of read"] + [f"{rows} rows, us" for rows in rows_of]
-    rows = [[f"{model} {width} to {out}", kind, *line] for (model, out, width, kind), line in lines.items()]
+    rows = [
+        [f"{model} {f'{width} to {out}' if out else 'whole block'}", kind, *line]
+        for (model, out, width, kind), line in lines.items()
+    ]
     facts = ", ".join(f"{key} {value}" for key, value in result["conditions"].items())
     how = f"medians, {result['arguments']['threads']} threads, bfloat16 activations; above 100 % of read: from a cache"
     return f"{table(head, rows)}\n\n{how}; {facts}"

@@ -7,6 +7,7 @@ a small matrix by itself never gets larger ones.
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -41,10 +42,8 @@ def _map(num_bytes: int) -> Tensor:
     """Return (num_bytes,) uint8 that begins with a larger page and, if the system has such, is made of them."""
     memory = mmap.mmap(-1, num_bytes + _PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel built without them
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel built without them
-            pass
     whole = torch.frombuffer(memory, dtype=torch.uint8)  # keeps the mapping alive
     start = -whole.data_ptr() % _PAGE_BYTES
     return whole[start : start + num_bytes]

@@ -1,0 +1,155 @@
+"""Whole decoder blocks of random weights at the shapes of real models, for `python -m benchmarks kernels`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from swarm.blocks.attention import Row
+from swarm.blocks.config import ModelConfig, Rope
+from swarm.blocks.kv_cache import KVCache
+from swarm.blocks.native import NativeSpan
+from swarm.blocks.native.library import library
+from swarm.blocks.pages import pages_for
+from swarm.blocks.parts import Affine, BlockParts, Feed
+from swarm.blocks.quantize import quantize
+from swarm.blocks.span import TorchSpan
+from swarm.blocks.weights import Weight
+
+SHAPES = {"SmolLM2": (576, 9, 3, 64, 1536), "1B": (2048, 32, 8, 64, 8192), "8B": (4096, 32, 8, 128, 14336)}
+"""D, H, K, E and the width inside the feed-forward half."""
+
+COPIES = {"SmolLM2": 30, "1B": 3, "8B": 2}
+"""Blocks that take turns, so that a step finds its weights in memory and not in the last cache."""
+
+CONTEXT = 160
+"""Tokens before the ones that are timed."""
+
+SAMPLES = 15
+"""Decode steps timed for each format and number of rows; five prompts."""
+
+FORMATS: dict[str, Callable[[Tensor], Weight]] = {
+    "bf16": lambda weight: weight.bfloat16(),
+    "int8": lambda weight: quantize(weight, 8),
+    "int4": lambda weight: quantize(weight, 4),
+}
+
+Run = Callable[[int], float]
+"""Seconds that one pass of so many rows takes: of one sequence each up to 16 rows, else of one prompt."""
+
+
+def measure(model: str, rows: list[int], read: Callable[[], float]) -> list[dict[str, Any]]:
+    """Time blocks of every format, beside torch's in bfloat16; formats take turns.
+
+    Args:
+        model: Of `SHAPES`.
+        rows: Numbers of tokens.
+        read: Measures the read bandwidth, in GB/s.
+
+    Returns:
+        For each format and number of rows: `us` per block, `gb_per_s` of weights, `share` of the read bandwidth.
+    """
+    spans = dict(_spans(model))
+    found = []
+    for count in rows:
+        times: dict[str, list[float]] = {name: [] for name in spans}
+        bandwidth = read()
+        for _ in range(SAMPLES if count <= 16 else 5):
+            for name, (_, run) in spans.items():
+                times[name].append(run(count))
+        bandwidth = max(bandwidth, read())
+        for name, (weight_bytes, _) in spans.items():
+            seconds = median(times[name]) / COPIES[model]
+            speed = weight_bytes / COPIES[model] / seconds / 1e9
+            entry = {"model": model, "kind": name, "rows": count, "us": 1e6 * seconds}
+            found.append(entry | {"gb_per_s": speed, "share": speed / bandwidth})
+    return found
+
+
+def _spans(model: str) -> Iterator[tuple[str, tuple[int, Run]]]:
+    config = _config(model)
+    if library() is not None:
+        for name, convert in FORMATS.items():
+            yield f"{name} native", _loaded(NativeSpan(config, dtype=torch.bfloat16), config, convert)
+    yield "bf16 torch", _loaded(TorchSpan(config, dtype=torch.bfloat16), config, FORMATS["bf16"])
+
+
+def _loaded(span: NativeSpan | TorchSpan, config: ModelConfig, convert: Callable[[Tensor], Weight]) -> tuple[int, Run]:
+    parts = _random_parts(config, convert)
+    for index in range(config.num_blocks):
+        span.add(parts, index)
+    cache = KVCache(
+        num_blocks=config.num_blocks,
+        num_pages=16 * pages_for(CONTEXT + 1) + pages_for(512),
+        num_kv_heads=config.num_kv_heads,
+        head_size=config.head_size,
+        dtype=torch.bfloat16,
+    )
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(512, config.hidden_size, generator=generator).bfloat16()
+    sequences = [cache.new_sequence() for _ in range(16)]
+    for sequence in sequences:
+        cache.prepare(sequence, 0, CONTEXT)
+        span.forward(hidden[:CONTEXT], [Row(sequence, 0, CONTEXT)], cache, 0, config.num_blocks)
+        cache.prepare(sequence, CONTEXT, 1)
+
+    def run(count: int) -> float:
+        if count <= len(sequences):
+            rows = [Row(sequence, CONTEXT, 1) for sequence in sequences[:count]]
+        else:
+            prompt = cache.new_sequence()
+            cache.prepare(prompt, 0, count)
+            rows = [Row(prompt, 0, count)]
+        started = time.perf_counter()
+        span.forward(hidden[:count], rows, cache, 0, config.num_blocks)
+        seconds = time.perf_counter() - started
+        if count > len(sequences):
+            cache.release(rows[0].sequence)
+        return seconds
+
+    return span.weight_bytes, run
+
+
+def _config(model: str) -> ModelConfig:
+    hidden, heads, kv_heads, head_size, inner = SHAPES[model]
+    return ModelConfig(
+        family="llama",
+        hidden_size=hidden,
+        num_blocks=COPIES[model],
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_size=head_size,
+        intermediate_size=inner,
+        rms_eps=1e-5,
+        rope=Rope(),
+        context_length=2048,
+        vocab_size=32000,
+        tie_embeddings=False,
+        attention_bias=False,
+        mlp_bias=False,
+        stored_dtype="bfloat16",
+        bos_id=None,
+        eos_ids=(),
+        pad_id=None,
+    )
+
+
+def _random_parts(config: ModelConfig, convert: Callable[[Tensor], Weight]) -> BlockParts:
+    generator = torch.Generator().manual_seed(0)
+
+    def affine(out: int, width: int) -> Affine:
+        return Affine(weight=convert(torch.randn(out, width, generator=generator) * 0.02))
+
+    hidden, inner, queries = config.hidden_size, config.intermediate_size, config.num_heads * config.head_size
+    return BlockParts(
+        norm=torch.ones(hidden),
+        feed_norm=torch.ones(hidden),
+        qkv=affine(queries + 2 * config.num_kv_heads * config.head_size, hidden),
+        out=affine(hidden, queries),
+        feeds=(Feed(gate=affine(inner, hidden), up=affine(inner, hidden), down=affine(hidden, inner)),),
+    )
