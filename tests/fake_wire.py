@@ -16,7 +16,10 @@ from swarm.wire import Message, decode, encode
 
 
 class End:
-    """One end of a channel, with the surface of `swarm.network.Channel`; `sent` keeps what went out here."""
+    """One end of a channel, with the surface of `swarm.network.Channel`; `sent` keeps what went out here.
+
+    It takes messages from any thread once `loop` is set.
+    """
 
     def __init__(self, remote: str) -> None:
         self.remote = PeerId(remote)
@@ -25,6 +28,8 @@ class End:
         self.other: End | None = None
         self.sent: list[tuple[Message, bytearray]] = []
         self.refuses: SwarmError | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.num_sent_now = 0
 
     def send(self, message: Message, body: Any = b"") -> None:
         if not self.is_open:
@@ -35,6 +40,15 @@ class End:
         self.sent.append(frame)
         if self.other is not None:
             asyncio.get_running_loop().call_soon(self.other.deliver, *frame)
+
+    def try_send_now(self, message: Message, body: Any = b"") -> bool:
+        if self.loop is None or not self.is_open or self.refuses is not None:
+            return False
+        self.sent.append((decode(encode(message)), bytearray(body)))
+        self.num_sent_now += 1
+        if self.other is not None:
+            self.loop.call_soon_threadsafe(self.other.deliver, *self.sent[-1])
+        return True
 
     def deliver(self, message: Message, body: bytearray) -> None:
         if self.is_open and self.receiver is not None:

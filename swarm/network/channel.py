@@ -119,6 +119,19 @@ class Channel:
                 self.abort(error)
             raise HopLost(f"channel to {self.remote} is closed: {why}") from error
 
+    def try_send_now(self, message: Message, body: Buffer = b"") -> bool:
+        """Send a message from any thread if that is possible; False if it must be sent on the loop, or cannot be.
+
+        Frames of several threads leave whole, each behind those whose `send` had returned before.
+        """
+        if not (self._stream.takes_from_any_thread and self.is_open):
+            return False
+        try:
+            self._stream.send(message, body)
+        except SwarmError:
+            return False  # `send` says why
+        return True
+
     async def drain(self) -> None:
         """Wait until the peer has taken most of what was sent; returns as well when the channel ends."""
         await self._stream.drain()

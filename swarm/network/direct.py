@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import ssl
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -29,7 +29,9 @@ from swarm.log import get_logger
 from swarm.network.addresses import Endpoint, tcp_endpoint
 from swarm.network.config import Timeouts
 from swarm.network.identity import Identity, peer_id_of_key, verify
+from swarm.network.sockets import Doors, dial
 from swarm.network.stream import Stream
+from swarm.network.tls import TlsTransport
 from swarm.types import PeerId
 from swarm.wire import Message
 
@@ -39,6 +41,12 @@ _PROOF = b"swarm direct channel 1: I speak to the holder of the certificate "
 _SIGNATURE_BYTES = 64
 MAX_ENTERING = 256
 """Connections that have not yet proved who they are; each holds 32 KiB."""
+
+_NO_GOODBYE = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+"""Lets us send what is unsent although the other side ended without a goodbye; OpenSSL 3 refuses it else."""
+
+_ACCEPT_PAUSE = 1.0
+"""Seconds until it is tried again, once no file descriptor is left."""
 
 MAX_ENDPOINTS = 8
 """Of one peer that are tried at once."""
@@ -59,7 +67,7 @@ class DirectListener:
         self._accept = accept
         self._timeouts = timeouts
         self._entering: set[_Entering] = set()
-        self._servers: list[asyncio.Server] = []
+        self._doors = Doors(self._enter)
 
     async def open(self, endpoints: Sequence[Endpoint]) -> int:
         """Listen at these endpoints, all on one port; return it.
@@ -72,43 +80,35 @@ class DirectListener:
         """
         host, port = endpoints[0]
         try:
-            server = await self._listen(host, port + 1 if port else 0)
+            chosen = await self._doors.open(host, port + 1 if port else 0)
         except OSError as error:
             logger.info("direct port %d: %s; taking another one", port + 1, error.strerror)
-            server = await self._listen(host, 0)
-        chosen = int(server.sockets[0].getsockname()[1])
+            chosen = await self._doors.open(host, 0)
         for other in dict.fromkeys(host for host, _ in endpoints[1:]):
             if other != host:
-                await self._listen(other, chosen)
+                await self._doors.open(other, chosen)
         return chosen
 
     def close(self) -> None:
         """Take no more connections, and drop those that have not proved who they are."""
-        for server in self._servers:
-            server.close()
+        self._doors.close()
         for entering in tuple(self._entering):
             entering.give_up()
 
-    async def _listen(self, host: str, port: int) -> asyncio.Server:
-        server = await asyncio.get_running_loop().create_server(
-            self._enter,
-            host,
-            port,
-            ssl=self._context,
-            ssl_handshake_timeout=self._timeouts.hello,
-            ssl_shutdown_timeout=self._timeouts.close,
-            backlog=1024,
-        )
-        self._servers.append(server)
-        return server
-
-    def _enter(self) -> Stream:
+    def _enter(self, sock: socket.socket) -> None:
         if len(self._entering) >= MAX_ENTERING:
             # The longest there has had the most time to prove itself.
             next(iter(self._entering)).give_up()
         entering = _Entering(self._entering, 2 * self._timeouts.hello)
-        entering.stream = Stream(self._on_prelude, owner=entering)
-        return entering.stream
+        stream = Stream(self._on_prelude, owner=entering)
+        try:
+            transport = TlsTransport(sock, self._context, stream, close_timeout=self._timeouts.close)
+        except OSError as error:
+            entering.on_lost(error)
+            return
+        entering.transport = transport
+        transport.ready.add_done_callback(entering.on_ready)
+        transport.start(handshake_timeout=self._timeouts.hello)
 
     def _on_prelude(self, stream: Stream, prelude: bytes) -> None:
         signature, text = prelude[:_SIGNATURE_BYTES], prelude[_SIGNATURE_BYTES:].decode("ascii", "replace")
@@ -123,7 +123,7 @@ class _Entering:
     """Owns an inbound stream until its peer id is proved, for so many seconds at most."""
 
     def __init__(self, others: set[_Entering], timeout: float) -> None:
-        self.stream: Stream | None = None
+        self.transport: TlsTransport | None = None
         self._others = others
         self._timer = asyncio.get_running_loop().call_later(timeout, self.give_up)
         others.add(self)
@@ -136,8 +136,14 @@ class _Entering:
     def give_up(self) -> None:
         """End the stream."""
         self.leave()
-        if self.stream is not None:
-            self.stream.abort()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def on_ready(self, handshake: asyncio.Future[None]) -> None:
+        """The handshake was made, or failed."""
+        if (error := handshake.exception()) is not None:
+            logger.debug("direct connection refused: %s", error)
+            self.leave()
 
     def on_message(self, message: Message, body: bytearray) -> None:
         """Cannot happen: frames follow the prelude, at which the channel takes over."""
@@ -192,19 +198,17 @@ async def _abandon(attempts: Iterable[asyncio.Task[Stream]]) -> None:
 
 async def _connect_at(identity: Identity, peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> Stream:
     host, port = endpoint
-    transport, stream = await asyncio.get_running_loop().create_connection(
-        lambda: Stream(None),
-        host,
-        port,
-        ssl=_CLIENT_CONTEXT,
-        server_hostname="",  # the certificate names nobody: its key is what we check
-        ssl_handshake_timeout=timeouts.direct,
-        ssl_shutdown_timeout=timeouts.close,
-    )
-    certificate = _certificate(transport)
-    if _peer_of(certificate) != peer:
-        stream.abort()
-        raise PeerUnreachable(f"{host}:{port}: another peer lives there")
+    sock, stream = await dial(host, port), Stream(None)
+    transport = TlsTransport(sock, _CLIENT_CONTEXT, stream, close_timeout=timeouts.close)
+    try:
+        transport.start(handshake_timeout=timeouts.direct)
+        await transport.ready
+        certificate = transport.certificate()
+        if _peer_of(certificate) != peer:
+            raise PeerUnreachable(f"{host}:{port}: another peer lives there")
+    except BaseException:
+        transport.abort()
+        raise
     proof = identity.sign(_PROOF + _digest(certificate)) + identity.peer_id.encode()
     stream.send_prelude(proof)
     return stream
@@ -223,6 +227,7 @@ def direct_addrs(addrs: Sequence[Multiaddr], port: int, peer: PeerId) -> tuple[M
 def _server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= _NO_GOODBYE
     context.num_tickets = 0  # a resumed session would show no certificate
     # The ssl module only reads files; the folder is ours alone (0700), and is gone at once.
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
@@ -235,17 +240,13 @@ def _server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
 def _client_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= _NO_GOODBYE
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # no authority vouches: `_connect_at` compares the key itself
     return context
 
 
 _CLIENT_CONTEXT = _client_context()
-
-
-def _certificate(transport: asyncio.BaseTransport) -> bytes:
-    channel: Any = transport.get_extra_info("ssl_object")
-    return cast(bytes, channel.getpeercert(binary_form=True) or b"")
 
 
 def _peer_of(certificate: bytes) -> PeerId | None:

@@ -1,7 +1,7 @@
 """One stream as the event loop sees it: a unix socket of our daemon, or TLS to the peer; frames in both directions.
 
 Everything here runs in the loop's callbacks: no task and no queue stands between the socket and
-whoever receives.
+whoever receives. `send` alone may be called by other threads, where the transport allows it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from swarm.errors import HopLost
 from swarm.log import get_logger
 from swarm.network.frame_reader import FrameReader, with_length
+from swarm.network.tls import TlsTransport
 from swarm.wire import Message, encode, encode_prefix
 
 Buffer = bytes | bytearray | memoryview
@@ -80,13 +81,18 @@ class Stream(asyncio.BufferedProtocol):
         transport = self._transport
         return transport is not None and not (self._is_lost or self._is_closing or transport.is_closing())
 
+    @property
+    def takes_from_any_thread(self) -> bool:
+        """Whether `send` may be called off the loop; only our own transport allows it."""
+        return isinstance(self._transport, TlsTransport)
+
     def send_prelude(self, prelude: bytes) -> None:
         """Send what stands before our first frame."""
         assert self._transport is not None
         self._transport.write(with_length(prelude))
 
     def send(self, message: Message, body: Buffer = b"") -> None:
-        """Send one frame; `body` must not change until it is sent.
+        """Send one frame; `body` must not change until it is sent. See `takes_from_any_thread`.
 
         Raises:
             HopLost: The stream has ended, or the other side reads too slowly.
@@ -103,8 +109,7 @@ class Stream(asyncio.BufferedProtocol):
         elif transport.get_write_buffer_size() + size > MAX_UNSENT_BYTES:
             raise HopLost(f"the peer leaves more than {MAX_UNSENT_BYTES >> 20} MiB unread")
         else:
-            transport.write(head)
-            transport.write(body)
+            transport.writelines((head, body))
         self.sent_at = self._loop.time()
 
     async def drain(self) -> None:

@@ -1,7 +1,8 @@
 """The handler: what a server does with each message of its clients and of the hops before it.
 
-Everything here runs on the event loop and returns at once. A refusal goes back as an Error; only
-bytes that break the format end the channel they came on, and nothing else.
+Everything here runs on the event loop and returns at once, but for packing and `_send_now`, which the compute
+thread calls. A refusal goes back as an Error; only bytes that break the format end the channel they came on, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Handler:
         hidden = decode_tensor(body, message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
         session.epoch = message.epoch
         session.last_step_at = arrived_at
-        session.steps_waiting += 1
+        session.num_received += 1
         self.num_steps += 1
         packing = _Packing(session.codec, message)
         self._engine.submit(
@@ -147,6 +148,7 @@ class Handler:
                 is_stale=lambda: message.epoch < session.epoch,
                 keeps_all=bool(message.route),
                 pack=packing,
+                send_now=partial(self._send_now, session, message),
                 finished=partial(self._finished, session, message),
                 arrived_at=arrived_at,
             )
@@ -168,10 +170,25 @@ class Handler:
                     f"token {row.position + row.length} is beyond the context of {self._served.context_length}"
                 )
 
+    def _send_now(
+        self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None
+    ) -> bool:
+        """On the compute thread: send the output, unless the loop has to, or still holds an earlier one."""
+        is_allowed = error is None and session.num_left == session.num_finished
+        if is_allowed and (packed is None or self._try_send_now(session, step, *packed)):
+            session.num_sent_now += 1
+            return True
+        session.num_left += 1
+        return False
+
+    def _try_send_now(self, session: Session, step: Step, message: Message, body: memoryview) -> bool:
+        if step.route:
+            return self._require_links().try_send_now(session.next_peer, message, body)
+        return session.owner.try_send_now(message, body)
+
     def _finished(
         self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None
     ) -> None:
-        session.steps_waiting -= 1
         failed = partial(_tell_failed, session.owner, step)
         if error is not None:
             failed(error)
@@ -183,6 +200,7 @@ class Handler:
                     session.owner.send(*packed)
             except SwarmError as unsent:
                 failed(unsent)
+        session.num_finished += 1  # not before: the compute thread may overtake from now on
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.session)

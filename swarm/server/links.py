@@ -83,6 +83,13 @@ class Links:
             link.pending.append(_Pending(message, body, failed))
             self.warm(peer, addrs)
 
+    def try_send_now(self, peer: PeerId, message: Message, body: memoryview) -> bool:
+        """Send from the compute thread, if the link is up and allows it; False if `send` has to, on the loop."""
+        link = self._links.get(peer)
+        if link is None or link.channel is None or link.pending:
+            return False
+        return link.channel.try_send_now(message, body)
+
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Take what comes back over a link; only errors do."""
         if isinstance(message, Error):
@@ -109,9 +116,10 @@ class Links:
             self._flush(link.channel, link)
 
     def _flush(self, channel: Channel, link: _Link) -> None:
-        pending, link.pending = link.pending, []
-        for waiting in pending:
+        while link.pending:  # until they are sent, nothing overtakes them
+            waiting = link.pending[0]
             try:
                 channel.send(waiting.message, waiting.body)
             except SwarmError as error:
                 waiting.failed(error)
+            link.pending.pop(0)

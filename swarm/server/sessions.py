@@ -1,7 +1,8 @@
 """The server's half of sessions: who opened them, which sequences they hold.
 
 A session belongs to the channel that opened it and ends with it. Its sequences live in the KV
-cache, which the compute thread alone touches: this table holds references, never page numbers.
+cache, which the compute thread alone touches: this table holds references, never page numbers. Of the
+counts of steps each is written by one thread only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ class Session:
         next_addrs: Where to dial it.
         sequences: By number; touched by the compute thread only.
         epoch: Steps of an older epoch are stale.
-        steps_waiting: Steps received and not yet answered.
+        num_received: Steps received.
+        num_sent_now: Of them, answered by the compute thread.
+        num_left: Of them, those whose answer the compute thread left to the loop.
+        num_finished: Of those left, the ones that the loop has answered.
         last_step_at: Monotonic time of the last step's arrival.
     """
 
@@ -40,8 +44,16 @@ class Session:
     next_addrs: tuple[str, ...]
     sequences: dict[int, PageTable] = field(default_factory=dict)
     epoch: int = 0
-    steps_waiting: int = 0
+    num_received: int = 0
+    num_sent_now: int = 0
+    num_left: int = 0
+    num_finished: int = 0
     last_step_at: float = 0.0
+
+    @property
+    def steps_waiting(self) -> int:
+        """Steps received and not yet answered."""
+        return self.num_received - self.num_sent_now - self.num_finished
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,7 @@ class Bench:
                 is_stale=is_stale,
                 keeps_all=keeps_all,
                 pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
+                send_now=lambda packed, error: False,
                 finished=finished,
                 arrived_at=0.0,
             )
@@ -152,6 +154,7 @@ async def test_a_part_of_the_span_runs_only_its_own_blocks(stack: BlockStack) ->
                 is_stale=lambda: False,
                 keeps_all=True,
                 pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
+                send_now=lambda packed, error: False,
                 finished=lambda packed, error: answer.set_result(packed),  # type: ignore[arg-type]
                 arrived_at=0.0,
             )
@@ -219,8 +222,10 @@ async def test_a_step_that_breaks_fails_alone_and_the_next_one_runs(
 async def test_leaving_the_engine_drops_what_still_waits(stack: BlockStack) -> None:
     bench = Bench(stack)
     with bench.engine:
-        answers = [bench.submit([Row(0, 0, 0, 200, 0)], tokens(200)) for _ in range(50)]
+        gate, rows = threading.Event(), [Row(0, 0, 0, 200, 0)]
+        answers = [bench.submit(rows, tokens(200), is_stale=lambda: not gate.wait(20)) for _ in range(50)]
         assert bench.engine.load == 50
+        gate.set()
     assert sum(answer.done() for answer in answers) == 0  # the loop has not run since
     await asyncio.sleep(0)
     assert sum(answer.done() for answer in answers) < 50

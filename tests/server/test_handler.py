@@ -64,6 +64,7 @@ class Place:
             is_stale=lambda: True,
             keeps_all=True,
             pack=lambda work, output: (PING, memoryview(b"")),
+            send_now=lambda packed, error: False,
             finished=lambda packed, error: done.set(),
             arrived_at=0.0,
         )
@@ -290,6 +291,58 @@ async def test_an_output_that_cannot_be_sent_is_told_to_the_client(stack: BlockS
         here.net.ends["server", "next"].refuses = ProtocolError("body over the limit")
         answer, _ = await here.ask(replace(STEP, route=("next",)), BODY)
         assert is_error(answer, ProtocolError, "over the limit") and answer.step == 1
+
+
+async def test_outputs_leave_from_the_compute_thread_where_channels_take_them(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        owner = here.client.other
+        assert owner is not None
+        await here.ask(OPEN)
+        slow = await here.ask(STEP, BODY)
+        owner.loop = asyncio.get_running_loop()
+        fast = await here.ask(replace(STEP, step=2), BODY)
+        assert owner.num_sent_now == 1
+        assert (slow[0].step, fast[0].step) == (1, 2) and slow[1] == fast[1]
+        answer, _ = await here.ask(replace(STEP, rows=(Row(5, 6, 0, 2, 1),)), BODY)
+        assert is_error(answer, SessionLost) and owner.num_sent_now == 1  # errors are the loop's
+        assert (await here.ask(replace(STEP, step=3), BODY))[0].step == 3
+        owner.refuses = ProtocolError("body over the limit")
+        here.client.send(replace(STEP, step=4), BODY)
+        await here.idle()
+        owner.refuses = None
+        assert (await here.ask(replace(STEP, step=5), BODY))[0].step == 5
+        assert owner.num_sent_now == 3
+        await here.idle()
+        session = here.sessions.get(ID)
+        assert (session.num_received, session.steps_waiting, session.num_left) == (6, 0, session.num_finished)
+
+
+async def test_no_output_overtakes_one_that_waits_for_the_dial_or_for_the_loop(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        far, owner = Answers(), here.client.other
+        assert owner is not None
+        here.net.accepting["next"] = lambda end: far
+        here.net.gate = asyncio.Event()
+        await here.ask(replace(OPEN, next_peer="next"))
+        step = replace(STEP, route=("next",))
+        for number in range(1, 4):
+            here.client.send(replace(step, step=number), BODY)
+        await here.idle()
+        session = here.sessions.get(ID)
+        assert (session.num_left, session.num_sent_now) == (3, 0)
+        here.net.gate.set()
+        while ("server", "next") not in here.net.ends:
+            await asyncio.sleep(0)
+        here.net.ends["server", "next"].loop = asyncio.get_running_loop()
+        for number in range(4, 40):
+            here.client.send(replace(step, step=number), BODY)
+            if number % 5 == 0:  # refused in its turn
+                here.client.send(replace(step, step=number, rows=(Row(5, 6, 0, 2, 1),)), BODY)
+        pushed = [(await asyncio.wait_for(far.queue.get(), 20))[0].step for _ in range(39)]
+        assert pushed == list(range(1, 40))
+        assert session.num_sent_now > 0 and session.num_received == 39 + 7
+        await here.idle()
+        assert session.steps_waiting == 0
 
 
 async def test_messages_of_the_handshake_are_not_for_the_handler(stack: BlockStack) -> None:

@@ -127,3 +127,26 @@ async def test_no_more_messages_than_allowed_wait_for_one_dial() -> None:
         net.gate.set()
         await settle()
     assert len(heard.messages) == MAX_PENDING
+
+
+async def test_a_link_takes_messages_from_any_thread_once_it_is_up_and_nothing_waits() -> None:
+    net = Net()
+    net.gate = asyncio.Event()
+
+    def send_now(links: Links, letter: bytes) -> bool:
+        return links.try_send_now(NEXT, Close(letter * 16), memoryview(b""))
+
+    async with open_links(net) as (links, heard):
+        assert not send_now(links, b"x")
+        send(links, heard, b"a")
+        assert not send_now(links, b"x")
+        net.gate.set()
+        await settle()
+        end = net.ends["here", "next"]
+        assert not send_now(links, b"x")
+        end.loop = asyncio.get_running_loop()
+        assert await asyncio.to_thread(send_now, links, b"b")
+        await settle()
+        end.close()
+        assert not send_now(links, b"x")
+    assert heard.messages == [b"a", b"b"] and heard.failures == []
