@@ -79,15 +79,19 @@ class Batch:
 
         Args:
             rows: Whose tokens these are.
-            ropes: That of most blocks, and that of blocks with a window where theirs differs.
+            ropes: That of most blocks, and that of blocks with a window where theirs differs; on the device of all that
+                the batch meets.
             dtype: Of queries and keys.
             gather: Forbid views of the pool.
         """
         self._rows, self._ropes, self._dtype, self._gather = rows, ropes, dtype, gather
-        self._positions = torch.tensor([at for row in rows for at in range(row.position, row.position + row.length)])
+        self._device = ropes[0][0].device
+        self._positions = torch.tensor(
+            [at for row in rows for at in range(row.position, row.position + row.length)], device=self._device
+        )
         self._rotations: dict[int, Rotation] = {}
         self._reaches: dict[int, list[Reach]] = {}
-        self._targets = _targets(rows, gather)
+        self._targets = _targets(rows, gather, self._device)
 
     def rotation(self, *, local: bool = False) -> Rotation:
         """Return the batch's rotation, for blocks with a window if `local`."""
@@ -102,7 +106,7 @@ class Batch:
         if window not in self._reaches:
             reaches, start = [], 0
             for row in self._rows:
-                reaches.append(_reach(row, start, window, self._gather))
+                reaches.append(_reach(row, start, window, self._gather, self._device))
                 start += row.length
             self._reaches[window] = reaches
         return self._reaches[window]
@@ -191,7 +195,7 @@ def attend_capped(
     scores = torch.bmm(grouped, keys[0].transpose(1, 2)).to(torch.float32).mul_(scale or size**-0.5)
     scores = scores.div_(softcap).tanh_().mul_(softcap).view(heads, tokens, -1)  # (H, T, S)
     if reach.is_first and tokens > 1:
-        scores.masked_fill_(~torch.ones(tokens, tokens, dtype=torch.bool).tril_(), float("-inf"))
+        scores.masked_fill_(~torch.ones(tokens, tokens, dtype=torch.bool, device=scores.device).tril_(), float("-inf"))
     elif reach.mask is not None:
         scores.masked_fill_(~reach.mask, float("-inf"))
     shares = scores.softmax(-1).to(queries.dtype).view(kv, -1, scores.shape[-1])  # (K, H / K * T, S)
@@ -199,7 +203,7 @@ def attend_capped(
     return attended.view(heads, tokens, size).transpose(0, 1).reshape(tokens, -1)
 
 
-def _reach(row: Row, start: int, window: int, gather: bool) -> Reach:
+def _reach(row: Row, start: int, window: int, gather: bool, device: torch.device) -> Reach:
     end = row.position + row.length
     begin = max(0, row.position + 1 - window) if window else 0  # the first token's window reaches furthest back
     slots: range | Tensor
@@ -207,19 +211,20 @@ def _reach(row: Row, start: int, window: int, gather: bool) -> Reach:
         first = row.sequence.slot(0)
         slots = range(first + begin, first + end)
     else:
-        slots = torch.tensor(row.sequence.slots(begin, end))
+        slots = torch.tensor(row.sequence.slots(begin, end), device=device)
     is_cut = 0 < window < end - begin
     mask = None
     # SDPA's own causal mask is aligned with the first key, which is wrong for a chunk further on.
     if row.length > 1 and (row.position > 0 or is_cut):
-        mask = torch.ones(row.length, end - begin, dtype=torch.bool).tril_(row.position - begin)
+        mask = torch.ones(row.length, end - begin, dtype=torch.bool, device=device).tril_(row.position - begin)
         if is_cut:
             mask = mask.triu_(row.position - begin + 1 - window)
     return Reach(start=start, end=start + row.length, slots=slots, mask=mask, is_first=row.position == 0 and not is_cut)
 
 
-def _targets(rows: Sequence[Row], gather: bool) -> range | Tensor:
+def _targets(rows: Sequence[Row], gather: bool, device: torch.device) -> range | Tensor:
     if len(rows) == 1 and rows[0].sequence.is_consecutive and not gather:
         first = rows[0].sequence.slot(rows[0].position)
         return range(first, first + rows[0].length)
-    return torch.tensor([slot for row in rows for slot in row.sequence.slots(row.position, row.position + row.length)])
+    slots = [slot for row in rows for slot in row.sequence.slots(row.position, row.position + row.length)]
+    return torch.tensor(slots, device=device)

@@ -28,13 +28,22 @@ class KVCache:
         values: As `keys`.
     """
 
-    def __init__(self, *, num_blocks: int, num_pages: int, num_kv_heads: int, head_size: int, dtype: torch.dtype):
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        num_pages: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: str = "cpu",
+    ) -> None:
         self._allocator = PageAllocator(num_pages)
         shape = (num_blocks, num_pages * PAGE_SLOTS, num_kv_heads, head_size)
         # A tensor made in inference mode could not be written outside of it, and callers come from both.
         with torch.inference_mode(False):
-            self.keys = torch.empty(shape, dtype=dtype)
-            self.values = torch.empty(shape, dtype=dtype)
+            self.keys = torch.empty(shape, dtype=dtype, device=device)
+            self.values = torch.empty(shape, dtype=dtype, device=device)
         self._live: set[PageTable] = set()
 
     @property
@@ -46,11 +55,6 @@ class KVCache:
     def free_pages(self) -> int:
         """Pages that no sequence holds."""
         return self._allocator.num_free
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of one page, over all blocks, keys and values."""
-        return 2 * self.keys[:, :PAGE_SLOTS].numel() * self.keys.element_size()
 
     def new_sequence(self) -> PageTable:
         """Return an empty sequence; it holds no pages until `prepare`."""

@@ -7,7 +7,7 @@ family is wired once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -60,3 +60,9 @@ class BlockParts:
     out: Affine
     feeds: tuple[Feed, ...]
     router: Tensor | None = None
+
+    def with_norms_on(self, device: str) -> BlockParts:
+        """Return the same with all that is no linear layer moved to a device; layers go there when they are packed."""
+        names = ("norm", "feed_norm", "after_norm", "after_feed_norm", "query_norm", "key_norm", "router")
+        found = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: tensor.to(device) for name, tensor in found.items() if tensor is not None})

@@ -16,7 +16,7 @@ from swarm.blocks.formats import Quant
 from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.linear import linear_factory
 from swarm.blocks.loading import read_blocks
-from swarm.blocks.native import NativeSpan, kernel_name
+from swarm.blocks.native import NativeSpan, kernel_name, why_not
 from swarm.blocks.native.span import can_run
 from swarm.blocks.parts import BlockParts
 from swarm.blocks.weights import Weight
@@ -42,9 +42,10 @@ class Runner(Protocol):
 class TorchSpan:
     """Blocks of torch's own operations: what the native kernels are measured against."""
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype) -> None:
-        self._config, self._dtype = config, dtype
-        self._ropes, self._make_linear = config.ropes(), linear_factory(dtype)
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: str = "cpu") -> None:
+        self._config, self._dtype, self._device = config, dtype, device
+        self._make_linear = linear_factory(dtype, device)  # first: it says what is wrong with a device
+        self._ropes = [(frequencies.to(device), scaling) for frequencies, scaling in config.ropes()]
         self._blocks: list[DecoderBlock] = []
 
     @property
@@ -54,14 +55,18 @@ class TorchSpan:
 
     def add(self, parts: BlockParts, index: int) -> None:
         """Pack block `index` of the model at the end; the caller may drop `parts`."""
+        parts = parts.with_norms_on(self._device)
         self._blocks.append(DecoderBlock(parts, self._config, self._make_linear, self._dtype, index))
 
     def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
-        """Run a ragged batch (T, D) through the blocks [first, last) of those added; (T, D) in the span's dtype."""
-        batch, hidden = Batch(rows, self._ropes, self._dtype), hidden.to(self._dtype)
+        """Run a ragged batch (T, D) through the blocks [first, last) of those added; (T, D) in the span's dtype.
+
+        `cache` is on the span's device; `hidden` and what is returned are on the CPU.
+        """
+        batch, hidden = Batch(rows, self._ropes, self._dtype), hidden.to(self._device, self._dtype)
         for index in range(first, last):
             hidden = self._blocks[index].forward(hidden, batch, cache, index)
-        return hidden
+        return hidden.to("cpu")
 
 
 class BlockStack:
@@ -71,15 +76,18 @@ class BlockStack:
         span: Which blocks.
         dtype: Of activations and cache.
         config: The model's configuration.
-        kernel: What runs them: a native kernel's name, "torch", or "transformers" for its own layers.
+        kernel: What runs them: a native kernel's name, "torch", "cuda", or "transformers" for its own layers.
     """
 
-    def __init__(self, runner: Runner, *, span: Span, dtype: torch.dtype, config: ModelConfig, kernel: str) -> None:
+    def __init__(
+        self, runner: Runner, *, span: Span, dtype: torch.dtype, config: ModelConfig, kernel: str, device: str = "cpu"
+    ) -> None:
         self.span = span
         self.dtype = dtype
         self.config = config
         self.kernel = kernel
         self._runner = runner
+        self._device = device
 
     @classmethod
     def load(
@@ -89,6 +97,7 @@ class BlockStack:
         *,
         dtype: torch.dtype,
         quant: Quant = "none",
+        device: str = "cpu",
         progress: Callable[[int, int], None] | None = None,
     ) -> BlockStack:
         """Read and pack the blocks of `span`, one at a time; no other block's bytes are read.
@@ -98,22 +107,32 @@ class BlockStack:
             span: Which ones.
             dtype: Of activations and cache, and of weights that are not quantised; see `resolve_dtype`.
             quant: Format of the weights; see `Checkpoint.resolve_quant`.
+            device: "cpu", or a CUDA device's name: where weights and cache are.
             progress: Called with (blocks loaded, blocks wanted) after each.
 
         Raises:
-            UsageError: The model has no such blocks, or its layers do not take this format.
+            UsageError: The model has no such blocks, its layers do not take this format or device, or there is no such
+                device.
             CheckpointCorrupt: A tensor is missing, truncated or of the wrong shape.
         """
         config = checkpoint.config
         if span.end > config.num_blocks:
             raise UsageError(f"blocks {span} wanted, {checkpoint.name} has 0:{config.num_blocks}: choose within")
         with torch.inference_mode():
-            runner, add, kernel = _new_runner(checkpoint, span, dtype, quant)
+            runner, add, kernel = _new_runner(checkpoint, span, dtype, quant, device)
             for index, tensors in read_blocks(checkpoint, span, dtype=dtype, quant=quant):
                 add(tensors, index)
                 if progress is not None:
                     progress(index + 1 - span.start, len(span))
-        return cls(runner, span=span, dtype=dtype, config=config, kernel=kernel)
+        return cls(runner, span=span, dtype=dtype, config=config, kernel=kernel, device=device)
+
+    @property
+    def why_not_native(self) -> str | None:
+        """Why torch's own operators run the blocks, in one line; None if something else does, or on a device."""
+        if self.kernel != "torch":
+            return None
+        exact = "float32 is asked for to be exact, and the kernels hold plain weights in bfloat16"
+        return why_not() or can_run(self.config, self.dtype) or exact
 
     @property
     def weight_bytes(self) -> int:
@@ -128,20 +147,21 @@ class BlockStack:
             num_kv_heads=self.config.num_kv_heads,
             head_size=self.config.head_size,
             dtype=self.dtype,
+            device=self._device,
         )
 
     def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, *, span: Span | None = None) -> Tensor:
         """Run a ragged batch through the span and keep its keys and values.
 
         Args:
-            hidden: (T, D), any float dtype: the rows' tokens one after another.
+            hidden: (T, D), any float dtype, on the CPU: the rows' tokens one after another.
             rows: Whose tokens they are; each prepared in `cache` (`KVCache.prepare`) beforehand. A sequence
                 may be in a batch once.
             cache: Of this stack (`new_cache`).
             span: Which of our blocks to run; all by default. A route may use a part of a server's span.
 
         Returns:
-            (T, D) in the stack's dtype.
+            (T, D) in the stack's dtype, on the CPU.
 
         Raises:
             ValueError: Rows and `hidden` disagree, a row is not prepared, or `span` is not within ours; nothing was
@@ -173,22 +193,23 @@ class BlockStack:
 
 
 def _new_runner(
-    checkpoint: Checkpoint, span: Span, dtype: torch.dtype, quant: Quant
+    checkpoint: Checkpoint, span: Span, dtype: torch.dtype, quant: Quant, device: str
 ) -> tuple[Runner, Callable[[dict[str, Weight], int], None], str]:
     """Return what will run the span, what adds a block's tensors to it, and its kernel's name."""
     config, assemble = checkpoint.config, checkpoint.family.assemble
     if assemble is None:
         from swarm.blocks.generic.span import GenericSpan  # loads transformers, which takes a second
 
-        if quant != "none":
-            raise UsageError(f"quant {quant!r}: {checkpoint.name} runs in transformers' own layers: choose none")
+        checkpoint.resolve_quant(quant, "auto")  # refuses what those layers do not take
+        if device != "cpu":
+            raise UsageError(f"device {device}: {checkpoint.name} runs in transformers' own layers: choose cpu")
         generic = GenericSpan(config, span.start, dtype=dtype, source=checkpoint.path)
         return generic, generic.add, "transformers"
     # float32 is asked for to be exact, and the kernels hold plain weights in bfloat16.
-    is_native = can_run(config, dtype) is None and (dtype == torch.bfloat16 or quant != "none")
-    runner = NativeSpan(config, dtype=dtype) if is_native else TorchSpan(config, dtype=dtype)
+    is_native = device == "cpu" and can_run(config, dtype) is None and (dtype == torch.bfloat16 or quant != "none")
+    runner = NativeSpan(config, dtype=dtype) if is_native else TorchSpan(config, dtype=dtype, device=device)
 
     def add(tensors: dict[str, Weight], index: int) -> None:
         runner.add(assemble(tensors, config, index), index)
 
-    return runner, add, kernel_name() if is_native else "torch"
+    return runner, add, kernel_name() if is_native else "torch" if device == "cpu" else "cuda"

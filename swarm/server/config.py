@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -56,10 +57,15 @@ class ServerConfig:
             "weight format; auto: a GGUF file's own bits if 4 or 8, else int8, and none with --dtype float32"
         ),
     )
+    device: str = field(
+        default="auto", metadata=flag("where blocks run: cpu, cuda, cuda:1, ...; auto: cuda if there is one")
+    )
     threads: int = field(default=0, metadata=flag("threads that compute; 0: one for each core", metavar="N"))
     memory: int = field(
         default=0,
-        metadata=flag("memory for weights and KV, such as 8GB; 0: most of what is free", parse=parse_bytes),
+        metadata=flag(
+            "memory of the device for weights and KV, such as 8GB; 0: most of what is free", parse=parse_bytes
+        ),
     )
     max_sessions: int = field(default=256, metadata=flag("sessions open at a time", metavar="N"))
     throughput: str = field(
@@ -86,6 +92,8 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if self.threads < 0 or self.max_sessions < 1 or not 0 <= self.port <= 65535:
             raise UsageError("--threads must be 0 or more, --max-sessions 1 or more, --port 0 to 65535")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
+            raise UsageError(f"--device {self.device!r}: give auto, cpu, cuda, or a number as in cuda:1")
         if not 3 <= self.ttl <= 600 or not 0 <= self.drain_timeout <= 86400:
             raise UsageError("--ttl must be 3 to 600 seconds, --drain-timeout 0 to 86400")
         if self.throughput != "auto" and not _is_positive(self.throughput):

@@ -42,17 +42,27 @@ class CudaFactory:
         return kind(weight, bias, self._device)
 
 
-def cuda_factory(dtype: torch.dtype, device: str) -> CudaFactory:
-    """Return what packs weights for a CUDA device.
+def require_cuda(device: str) -> torch.device:
+    """Return the CUDA device of a name.
 
     Raises:
-        UsageError: The device is not there, or does not compute in `dtype`; the message says what can.
+        UsageError: The device is not there; the message says what is.
     """
     if not torch.cuda.is_available():
         raise UsageError(f"device {device}: this machine has no CUDA device that torch can use: choose cpu")
     where = torch.device(device)
     if (where.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {device}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return where
+
+
+def cuda_factory(dtype: torch.dtype, device: str) -> CudaFactory:
+    """Return what packs weights for a CUDA device.
+
+    Raises:
+        UsageError: The device is not there, or does not compute in `dtype`; the message says what can.
+    """
+    where = require_cuda(device)
     capability = torch.cuda.get_device_capability(where)
     if dtype == torch.bfloat16 and capability < (8, 0):
         number = ".".join(map(str, capability))
