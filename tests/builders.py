@@ -24,6 +24,9 @@ _PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_SUPER_GROUPS = {"Q4_K": (144, 0, (1e-3, 7.4e-3)), "Q6_K": (210, 208, (1e-4,))}
+"""Bytes of a super-group, where its 16-bit floats stand, and what to put there (ggml's block_q4_K and block_q6_K)."""
+
 _ENDS = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
@@ -76,6 +79,7 @@ def make_llama(
 def make_gguf(path: Path, model: LlamaForCausalLM, *, quant: str = "F32") -> None:
     """Write `model` as a GGUF file with the gguf package's own writer, matrices as `quant`, the rest as float32.
 
+    The package cannot make Q4_K and Q6_K: such matrices hold random codes.
     The model's own weights become the stored ones, so that it stays the file's exact reference.
     """
     config, writer = model.config, gguf.GGUFWriter(str(path), "llama")
@@ -94,8 +98,9 @@ def make_gguf(path: Path, model: LlamaForCausalLM, *, quant: str = "F32") -> Non
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         raw = kind if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
-        tensor.copy_(torch.from_numpy(dequantize(quantize(tensor.numpy(), raw), raw)))
-        writer.add_tensor(_gguf_name(name), quantize(_permuted(name, tensor, config).numpy(), raw), raw_dtype=raw)
+        rows = _random_rows(tensor.shape, quant) if raw.name in _SUPER_GROUPS else quantize(tensor.numpy(), raw)
+        tensor.copy_(torch.from_numpy(dequantize(rows, raw)))
+        writer.add_tensor(_gguf_name(name), _permuted(name, torch.from_numpy(rows), config).numpy(), raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -142,6 +147,14 @@ def _gguf_name(name: str) -> str:
         return f"{_ENDS[stem]}.{kind}"
     _, _, index, part = stem.split(".", 3)
     return f"blk.{index}.{_PARTS[part]}.{kind}"
+
+
+def _random_rows(shape: torch.Size, quant: str) -> np.ndarray[Any, Any]:
+    """Rows of super-groups of 256 weights: any bytes are codes, and with these scales the weights are about 0.2."""
+    num_bytes, place, scales = _SUPER_GROUPS[quant]
+    groups = np.random.default_rng(0).integers(0, 256, (shape[0], shape[1] // 256, num_bytes), dtype=np.uint8)
+    groups[..., place : place + 2 * len(scales)] = np.array(scales, np.float16).view(np.uint8)
+    return groups.reshape(shape[0], -1)
 
 
 def _permuted(name: str, tensor: torch.Tensor, config: LlamaConfig) -> torch.Tensor:

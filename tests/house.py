@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.house_plan import (
@@ -62,11 +63,13 @@ class Source:
 
 def read(root: Path) -> list[Source]:
     """Return every Python file under `root`, in order of its path."""
-    found = []
-    for file in sorted(root.rglob("*.py")):
-        text = file.read_text(encoding="utf-8")
-        found.append(Source(file.relative_to(root).as_posix(), text, ast.parse(text)))
-    return found
+    files = sorted(root.rglob("*.py"))
+    return [_parsed(file.relative_to(root).as_posix(), file.read_text(encoding="utf-8")) for file in files]
+
+
+@cache  # each rule reads the whole package
+def _parsed(path: str, text: str) -> Source:
+    return Source(path, text, ast.parse(text))
 
 
 def floors(root: Path) -> list[Fault]:

@@ -9,11 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.blocks.checkpoint import Checkpoint, open_checkpoint
+    from swarm.blocks.checkpoint import Checkpoint
     from swarm.blocks.config import ModelConfig
     from swarm.blocks.ends import ModelEnds
     from swarm.blocks.kv_cache import KVCache
     from swarm.blocks.numerics import resolve_dtype
+    from swarm.blocks.opening import open_checkpoint
     from swarm.blocks.pages import PAGE_SLOTS, PageAllocator, PageTable
     from swarm.blocks.span import BlockStack, Row
 
@@ -27,7 +28,7 @@ _HOMES = {
     "PageAllocator": "pages",
     "PageTable": "pages",
     "Row": "span",
-    "open_checkpoint": "checkpoint",
+    "open_checkpoint": "opening",
     "resolve_dtype": "numerics",
 }
 

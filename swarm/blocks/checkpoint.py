@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from swarm.blocks.bundled import BUNDLED, default_cache, find_bundled
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.families import Family, find_family, find_gguf_family
-from swarm.blocks.formats import Quant, bits_of, is_router, resolve_quant, tensor_bytes, twice_quantized
+from swarm.blocks.families import Family
+from swarm.blocks.formats import Quant, bits_of, is_router, resolve_quant, tensor_bytes, twice_quantized, ungrouped
 from swarm.blocks.gguf_codes import OWN_BITS
-from swarm.blocks.gguf_file import GGUFStore
-from swarm.blocks.safetensors_file import SafetensorsStore
 from swarm.blocks.tensor_file import StoredTensor, TensorStore
 from swarm.blocks.weights import Weight
-from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmError, UsageError
+from swarm.errors import CheckpointCorrupt, UsageError
 
 _ANCHOR_ROWS = 64
 """Rows of embedding and head in a fingerprint: enough that two trainings of one model differ, read in a moment."""
@@ -89,18 +82,25 @@ class Checkpoint:
         """Return the weight format for the flags `--quant` and `--dtype`; see `swarm.blocks.formats`.
 
         Raises:
-            UsageError: An unknown name.
+            UsageError: An unknown name, or a format that this model's layers cannot run.
         """
-        if asked == "auto" and self.family.assemble is None:
-            return "none"  # transformers' own layers take plain weights
-        if self.family.assemble is None and asked == "auto":
-            return "none"  # transformers' own layers run it, with plain weights
+        if self.family.assemble is None:
+            if asked not in ("auto", "none"):
+                raise UsageError(
+                    f"--quant {asked}: {self.name} runs in transformers' own layers, which take plain weights: "
+                    "choose --quant none"
+                )
+            return "none"
         return resolve_quant(asked, dtype, self._kinds(0), self.family.block_shapes(self.config))
 
     def twice_quantized(self, quant: Quant) -> tuple[str, ...]:
         """Return the stored kinds that serving `quant` decodes and quantises a second time, sorted."""
         blocks = range(self.config.num_blocks)
         return tuple(sorted({kind for i in blocks for kind in twice_quantized(self._bits(i, quant), self._kinds(i))}))
+
+    def left_plain(self, quant: Quant) -> tuple[str, ...]:
+        """Return the matrices of a block that `quant` leaves plain: their rows do not divide into groups."""
+        return () if quant == "none" else ungrouped(self.family.block_shapes(self.config))
 
     def find(self, name: str) -> StoredTensor:
         """Return where the tensor of this canonical name is stored, its shape checked.
@@ -115,7 +115,8 @@ class Checkpoint:
         expected = self._expected.get(name)
         if expected is not None and stored.shape != expected:
             raise CheckpointCorrupt(
-                f"{stored.path}: tensor {stored.name} has shape {stored.shape}, the configuration says {expected}"
+                f"{stored.path}: tensor {stored.name} has shape {stored.shape}, the configuration says {expected}: "
+                "configuration and weights are of different models, copy both from one place"
             )
         return stored
 
@@ -203,90 +204,3 @@ class Checkpoint:
     @cached_property
     def _names(self) -> frozenset[str]:
         return self._store.names()
-
-
-def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model: a Hugging Face folder, a .gguf file, the bundled model's name, or a hub id.
-
-    Only headers and small files are read; a hub id downloads its shards when their tensors are wanted.
-
-    Raises:
-        ModelNotFound: Nothing of this name here, in the cache or on the hub.
-        UnsupportedModel: An architecture or a format that we cannot run.
-        CheckpointCorrupt: A file is truncated or malformed.
-    """
-    path = Path(model).expanduser()
-    if path.is_file():
-        return _open_gguf(path, path.stem)
-    if path.is_dir():
-        return _open_folder(path, path.resolve().name, lambda shard: path / shard)
-    if str(model) in BUNDLED:
-        return _open_gguf(find_bundled(str(model), default_cache()), str(model))
-    return _open_hub(str(model))
-
-
-def _open_gguf(path: Path, name: str) -> Checkpoint:
-    if path.suffix != ".gguf":
-        raise ModelNotFound(f"{path}: not a .gguf file; give a Hugging Face folder, a .gguf file or a hub id")
-    store = GGUFStore(path)
-    family = find_gguf_family(store.fields, source=path)
-    kinds = {name: store.find(name).kind for name in store.names()}
-    factors = store.find("rope_freqs.weight").numbers(torch.float32).tolist() if "rope_freqs.weight" in kinds else ()
-    if "token_embd.weight" not in kinds:
-        raise CheckpointCorrupt(f"{path}: no tensor token_embd.weight: the file is incomplete, copy it again")
-    vocab_rows = store.find("token_embd.weight").shape[0]
-    fields = {**store.fields, f"{store.fields['general.architecture']}.vocab_size": vocab_rows}
-    assert family.from_gguf is not None
-    config = _checked(path, partial(family.from_gguf, fields, kinds, tuple(factors), source=path))
-    return Checkpoint(name=name, path=path, config=config, family=family, store=store, is_gguf=True)
-
-
-def _open_folder(folder: Path, name: str, locate: Callable[[str], Path]) -> Checkpoint:
-    source = folder / "config.json"
-    if not source.is_file():
-        raise ModelNotFound(f"{folder}: no config.json: give a Hugging Face folder, a .gguf file or a hub id")
-    try:
-        raw: Any = json.loads(source.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointCorrupt(f"{source}: not JSON: copy the file again") from error
-    if not isinstance(raw, dict):
-        raise CheckpointCorrupt(f"{source}: not a table of settings: copy the file again")
-    family = find_family(raw.get("model_type"), source=source)
-    config = _checked(source, lambda: family.from_hf(raw, source=source))
-    store = _open_store(folder, locate)
-    return Checkpoint(name=name, path=folder, config=config, family=family, store=store, is_gguf=False)
-
-
-def _open_store(folder: Path, locate: Callable[[str], Path]) -> SafetensorsStore:
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        return SafetensorsStore.from_index(index, locate)
-    if single.is_file():
-        return SafetensorsStore.from_file(single)
-    raise ModelNotFound(
-        f"{folder}: neither model.safetensors nor its index: convert the weights to safetensors "
-        "(pickled .bin files are never loaded)"
-    )
-
-
-def _checked(source: Path, parse: Callable[[], ModelConfig]) -> ModelConfig:
-    try:
-        config = parse()
-        counts = [config.hidden_size, config.num_blocks, config.num_heads, config.num_kv_heads, config.head_size]
-        counts += [config.intermediate_size, config.context_length, config.vocab_size]
-        if not all(isinstance(count, int) and 0 < count < 1 << 31 for count in counts):
-            raise ValueError(f"sizes {counts}")
-        if config.num_heads % config.num_kv_heads or config.head_size % 2:
-            raise ValueError(f"{config.num_heads} heads, {config.num_kv_heads} kv heads of size {config.head_size}")
-    except SwarmError:
-        raise
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointCorrupt(f"{source}: a setting is missing or wrong ({error}): copy the file again") from error
-    return config
-
-
-def _open_hub(model: str) -> Checkpoint:
-    from swarm.blocks.hub import HubFolder
-
-    hub = HubFolder(model)
-    return _open_folder(hub.path, model, hub.locate)

@@ -52,7 +52,7 @@ class Check:
 
     def __str__(self) -> str:
         word = "pass" if self.is_passed else "FAIL"
-        return f"{word}  {self.name:<28} difference {self.difference:.1e}, limit {self.limit:.1e}"
+        return f"{word}  {self.name:<30} difference {self.difference:.1e}, limit {self.limit:.1e}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

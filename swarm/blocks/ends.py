@@ -87,11 +87,13 @@ class ModelEnds:
 
         Raises:
             TokenOutOfRange: An id outside the vocabulary.
+            CheckpointCorrupt: The file holds NaN or infinity for one of these tokens.
         """
         self._require_known(ids)
         with torch.no_grad():
             rows = self._table.index_select(0, ids.reshape(-1).to(torch.int64))  # (T, bytes)
             hidden = self._stored.decode(rows.view(-1)) if ids.numel() else torch.empty(0, self.config.hidden_size)
+            self._stored.require_finite(hidden)  # only rows that are used are ever decoded
             hidden = hidden.to(self.dtype).view(*ids.shape, self.config.hidden_size)
             if self.config.embedding_scale:
                 hidden = hidden * torch.tensor(self.config.embedding_scale, dtype=self.dtype)

@@ -45,12 +45,18 @@ def resolve_quant(asked: str, dtype: str, kinds: Mapping[str, str], shapes: Mapp
         shapes: Their shapes.
 
     Raises:
-        UsageError: An unknown name.
+        UsageError: An unknown name, or no matrix can be quantised.
     """
+    widths = sorted({shape[-1] for shape in shapes.values() if len(shape) >= 2})
+    if asked in ("int8", "int4") and not any(is_matrix(name, shape) for name, shape in shapes.items()):
+        raise UsageError(
+            f"--quant {asked}: weights are quantised in groups of {GROUP}, and rows of "
+            f"{', '.join(map(str, widths))} do not divide into such: choose --quant none"
+        )
     if asked in get_args(Quant):
         return cast(Quant, asked)
     if asked != "auto":
-        raise UsageError(f"quant {asked!r} is unknown: choose auto, {', '.join(get_args(Quant))}")
+        raise UsageError(f"--quant {asked!r} is unknown: choose auto, {', '.join(get_args(Quant))}")
     if dtype == "float32":
         return "none"
     numbers = {4: 0, 8: 0}
@@ -65,6 +71,13 @@ def resolve_quant(asked: str, dtype: str, kinds: Mapping[str, str], shapes: Mapp
 def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     """Whether this tensor of a block is quantised: the big ones are, and not norms, biases and routers."""
     return len(shape) >= 2 and shape[-1] % GROUP == 0 and not is_router(name)
+
+
+def ungrouped(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the matrices of a block that stay plain in any format, as their rows do not divide into groups."""
+    return tuple(
+        name for name, shape in shapes.items() if len(shape) >= 2 and shape[-1] % GROUP and not is_router(name)
+    )
 
 
 def is_router(name: str) -> bool:

@@ -65,7 +65,7 @@ class GGUFStore:
             CheckpointCorrupt: There is no such tensor.
         """
         if name not in self._tensors:
-            raise CheckpointCorrupt(f"{self.path}: no tensor {name}: the file is incomplete or of another model")
+            raise CheckpointCorrupt(f"{self.path}: no tensor {name}: the file is incomplete: copy it again")
         return self._tensors[name]
 
 

@@ -27,10 +27,12 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 class SafetensorsStore:
     """Tensors of one safetensors file, or of the shards that an index names.
 
-    `locate` turns a shard's file name into a local path, and may download it.
+    `source` is the file that lists the tensors; `locate` turns a shard's file name into a local path, and may download
+    it.
     """
 
-    def __init__(self, weight_map: dict[str, str], locate: Callable[[str], Path]) -> None:
+    def __init__(self, source: Path, weight_map: dict[str, str], locate: Callable[[str], Path]) -> None:
+        self._source = source
         self._weight_map = weight_map
         self._locate = locate
         self._headers: dict[str, dict[str, StoredTensor]] = {}
@@ -48,7 +50,7 @@ class SafetensorsStore:
             raise CheckpointCorrupt(f"{index}: not an index of safetensors shards: copy the file again") from error
         if not isinstance(weight_map, dict) or not all(_is_file_name(shard) for shard in weight_map.values()):
             raise CheckpointCorrupt(f"{index}: weight_map must map tensor names to file names")
-        return cls(weight_map, locate)
+        return cls(index, weight_map, locate)
 
     @classmethod
     def from_file(cls, path: Path) -> SafetensorsStore:
@@ -58,7 +60,7 @@ class SafetensorsStore:
             CheckpointCorrupt: The header is malformed or points outside the file.
         """
         header = _read_header(path)
-        store = cls(dict.fromkeys(header, path.name), lambda shard: path)
+        store = cls(path, dict.fromkeys(header, path.name), lambda shard: path)
         store._headers[path.name] = header
         return store
 
@@ -74,14 +76,19 @@ class SafetensorsStore:
         """
         shard = self._weight_map.get(name)
         if shard is None:
-            raise CheckpointCorrupt(f"the checkpoint has no tensor {name}: it is incomplete or of another model")
+            raise CheckpointCorrupt(
+                f"{self._source}: no tensor {name}: the checkpoint is incomplete, or not of the model that config.json "
+                "says: copy it again"
+            )
         if shard not in self._headers:
             path = self._locate(shard)
             if not path.is_file():
                 raise CheckpointCorrupt(f"{path}: missing, and it should hold tensor {name}: copy this shard too")
             self._headers[shard] = _read_header(path)
         if name not in self._headers[shard]:
-            raise CheckpointCorrupt(f"{self._locate(shard)}: no tensor {name}, though the index says so")
+            raise CheckpointCorrupt(
+                f"{self._locate(shard)}: no tensor {name}, which the index puts there: copy both again"
+            )
         return self._headers[shard][name]
 
 
@@ -124,7 +131,7 @@ def _entry(path: Path, name: str, fields: Any, start: int, file_bytes: int) -> S
         if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointCorrupt(f"{path}: tensor {name} has a malformed header entry") from error
+        raise CheckpointCorrupt(f"{path}: tensor {name} has a malformed header entry: copy the file again") from error
     if start + end > file_bytes or begin > end:
         raise CheckpointCorrupt(
             f"{path}: tensor {name} ends at byte {start + end} of a file of {file_bytes}: truncated, copy it again"
@@ -133,7 +140,9 @@ def _entry(path: Path, name: str, fields: Any, start: int, file_bytes: int) -> S
     dtype = _DTYPES.get(kind)
     row_bytes = shape[-1] * dtype.itemsize if dtype else 0
     if dtype and math.prod(shape) * dtype.itemsize != end - begin:
-        raise CheckpointCorrupt(f"{path}: tensor {name} of shape {shape} cannot take {end - begin} bytes")
+        raise CheckpointCorrupt(
+            f"{path}: tensor {name} of shape {shape} cannot take {end - begin} bytes: copy the file again"
+        )
     return StoredTensor(
         name=name,
         path=path,
@@ -150,7 +159,10 @@ def _decoder(path: Path, name: str, kind: str, width: int) -> Callable[[Tensor],
 
     def decode(raw: Tensor) -> Tensor:
         if dtype is None:
-            raise UnsupportedModel(f"{path}: tensor {name} is stored as {kind}; we read {', '.join(_DTYPES)}")
+            raise UnsupportedModel(
+                f"{path}: tensor {name} is stored as {kind}; we read {', '.join(_DTYPES)}: use the original "
+                "weights or a GGUF file"
+            )
         return raw.view(dtype).view(-1, width)
 
     return decode

@@ -101,7 +101,7 @@ class StoredTensor:
         numbers = torch.empty((self.num_rows, self.shape[-1]), dtype=dtype)
         for start, end, raw in self.slices():
             decoded = self.decode(raw)
-            self._require_finite(decoded)
+            self.require_finite(decoded)
             numbers[start:end] = decoded
             if decoded.dtype != dtype and not _is_finite(numbers[start:end]):
                 name, largest = str(dtype).removeprefix("torch."), float(decoded.abs().max())
@@ -124,16 +124,21 @@ class StoredTensor:
                 part = as_codes(raw, self.kind, self.shape[-1])
             else:
                 decoded = self.decode(raw)
-                self._require_finite(decoded)
+                self.require_finite(decoded)
                 part = quantize(decoded, bits)
             weight.codes[start:end], weight.scales[start:end] = part.codes, part.scales
-            self._require_finite(part.scales)
+            self.require_finite(part.scales)
             if weight.minimums is not None and part.minimums is not None:
                 weight.minimums[start:end] = part.minimums
-                self._require_finite(part.minimums)
+                self.require_finite(part.minimums)
         return weight
 
-    def _require_finite(self, numbers: Tensor) -> None:
+    def require_finite(self, numbers: Tensor) -> None:
+        """Check numbers decoded from here.
+
+        Raises:
+            CheckpointCorrupt: NaN or infinity is among them.
+        """
         if not _is_finite(numbers):
             raise CheckpointCorrupt(
                 f"{self.path}: tensor {self.name} holds NaN or infinite weights: copy the file again, or use another"

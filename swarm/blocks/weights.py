@@ -82,13 +82,6 @@ Weight = Tensor | QuantizedWeight
 """A matrix (O, I): plain in the dtype to compute in, or quantised."""
 
 
-def rows_of(weight: Weight, start: int, end: int) -> Weight:
-    """Return the rows [start, end) as a view, as of one expert of many under each other."""
-    if isinstance(weight, Tensor):
-        return weight[start:end]
-    return weight.by_rows(lambda part: part[start:end])
-
-
 def stack(weights: Sequence[Weight]) -> Weight:
     """Put matrices of one width and one format under each other, as for q, k and v.
 

@@ -23,11 +23,16 @@ def _examine(config: DoctorConfig) -> bool:
     from swarm.blocks.conformance import check
 
     checkpoint = open_checkpoint(config.model)
+    kind = checkpoint.family.name if checkpoint.family.assemble is not None else "transformers' own layers"
+    print(
+        f"comparing {checkpoint.name} ({kind}, {checkpoint.config.num_blocks} blocks) with transformers in float32: "
+        "for each check, the largest difference found and the limit",
+        flush=True,
+    )
     report = check(checkpoint, prompt_tokens=config.prompt_tokens, new_tokens=config.new_tokens)
     for finding in report.checks:
         print(finding)
     passed = sum(finding.is_passed for finding in report.checks)
-    kind = checkpoint.family.name
     print(f"{report.model} ({kind}): {passed} of {len(report.checks)} checks passed", flush=True)
     return report.is_passed
 

@@ -41,24 +41,20 @@ class Need:
 
     def bytes_for(self, num_blocks: int) -> int:
         """Memory of `num_blocks` with the promised KV and the workspace."""
-        return self.bytes_with(num_blocks, self.promised_pages())
-
-    def bytes_with(self, num_blocks: int, pages: int) -> int:
-        """Memory of `num_blocks` with `pages` of KV and the workspace."""
-        return num_blocks * (self.block_bytes + pages * PAGE_SLOTS * self.slot_bytes) + WORKSPACE_BYTES
+        return num_blocks * (self.block_bytes + self.promised_pages() * PAGE_SLOTS * self.slot_bytes) + WORKSPACE_BYTES
 
 
-def num_blocks_that_fit(need: Need, memory: int, num_blocks: int) -> int:
-    """Return how many of the model's blocks fit in `memory` bytes, at most all.
+def num_blocks_that_fit(need: Need, memory: int, num_blocks: int, *, force: bool = False) -> int:
+    """Return how many of the model's blocks fit in `memory` bytes, at most all, and with `force` at least one.
 
     Raises:
         NotEnoughMemory: Not even one.
     """
     per_block = need.bytes_for(1) - WORKSPACE_BYTES
     fitting = (memory - WORKSPACE_BYTES) // per_block
-    if fitting < 1:
+    if fitting < 1 and not force:
         raise NotEnoughMemory(_shortage(need, 1, memory))
-    return min(int(fitting), num_blocks)
+    return min(max(int(fitting), 1), num_blocks)
 
 
 def require_fit(need: Need, memory: int, num_blocks: int) -> None:
@@ -82,8 +78,9 @@ def num_pages(need: Need, memory: int, num_blocks: int) -> int:
 
 
 def _shortage(need: Need, num_blocks: int, memory: int) -> str:
+    remedy = "lower --blocks, " if num_blocks > 1 else ""
     return (
         f"{num_blocks} block(s) need {need.bytes_for(num_blocks) / 2**20:.0f} MiB (weights "
         f"{num_blocks * need.block_bytes / 2**20:.0f} MiB, the rest KV and workspace), {memory / 2**20:.0f} MiB are "
-        f"allowed: raise --memory, lower --blocks, or add --force"
+        f"allowed: raise --memory, {remedy}or add --force"
     )

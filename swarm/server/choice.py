@@ -12,11 +12,13 @@ from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
 from swarm.blocks.bundled import DEFAULT_MODEL
 from swarm.blocks.formats import Quant
 from swarm.blocks.kv_cache import slot_bytes
+from swarm.blocks.layouts.cuda import require_cuda
+from swarm.blocks.weights import GROUP
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.planning import agree, choose_span, coverage
-from swarm.server.capacity import Need, num_blocks_that_fit, num_pages, require_fit
+from swarm.server.capacity import WORKSPACE_BYTES, Need, num_blocks_that_fit, num_pages, require_fit
 from swarm.server.config import ServerConfig
 from swarm.types import PeerId, Span, View
 
@@ -33,6 +35,7 @@ class Choice:
     checkpoint: Checkpoint
     dtype: torch.dtype
     quant: Quant
+    device: str
     span: Span
     num_pages: int
 
@@ -62,34 +65,64 @@ def fit(config: ServerConfig, checkpoint: Checkpoint, view: View, peer: PeerId) 
     """
     quant = checkpoint.resolve_quant(config.quant, config.dtype)
     dtype = resolve_dtype(config.dtype, checkpoint, quant)
+    _tell_formats(checkpoint, quant)
+    device = resolve_device(config.device, checkpoint)
+    need = Need(
+        block_bytes=checkpoint.block_bytes(dtype, quant) * (2 if device != "cpu" and quant == "int4" else 1),
+        slot_bytes=slot_bytes(checkpoint.config, dtype),
+        context_length=checkpoint.config.context_length,
+    )
+    memory = config.memory or int(_free_bytes(device) * MEMORY_SHARE)
+    span = _span(config, checkpoint, need, memory, view, peer)
+    if not config.force:
+        require_fit(need, memory, len(span))
+    pages = num_pages(need, memory, len(span))
+    logger.info(
+        "span %s of %s: %.0f MiB needed, %.0f MiB allowed: %.0f MiB of weights in %s, up to %.0f MiB of KV for %d "
+        "tokens, %.0f MiB of workspace",
+        span,
+        checkpoint.name,
+        need.bytes_for(len(span)) / 2**20,
+        memory / 2**20,
+        len(span) * need.block_bytes / 2**20,
+        str(dtype).removeprefix("torch.") if quant == "none" else quant,
+        len(span) * pages * PAGE_SLOTS * need.slot_bytes / 2**20,
+        pages * PAGE_SLOTS,
+        WORKSPACE_BYTES / 2**20,
+    )
+    return Choice(checkpoint=checkpoint, dtype=dtype, quant=quant, device=device, span=span, num_pages=pages)
+
+
+def _tell_formats(checkpoint: Checkpoint, quant: Quant) -> None:
+    """Say what of the weights is not served as one would expect of `quant`."""
     if again := checkpoint.twice_quantized(quant):
         logger.info(
             "%s: weights stored as %s are decoded and quantised again: a file of the original weights is better",
             checkpoint.name,
             ", ".join(again),
         )
-    need = Need(
-        block_bytes=checkpoint.block_bytes(dtype, quant),
-        slot_bytes=slot_bytes(checkpoint.config, dtype),
-        context_length=checkpoint.config.context_length,
-    )
-    memory = config.memory or int(psutil.virtual_memory().available * MEMORY_SHARE)
-    span = _span(config, checkpoint, need, memory, view, peer)
-    if not config.force:
-        require_fit(need, memory, len(span))
-    pages = num_pages(need, memory, len(span))
-    logger.info(
-        "span %s of %s: %.0f MiB needed (weights in %s %.0f, KV for %d tokens %.0f, workspace), %.0f MiB allowed",
-        span,
-        checkpoint.name,
-        need.bytes_with(len(span), pages) / 2**20,
-        str(dtype).removeprefix("torch.") if quant == "none" else quant,
-        len(span) * need.block_bytes / 2**20,
-        pages * PAGE_SLOTS,
-        len(span) * pages * PAGE_SLOTS * need.slot_bytes / 2**20,
-        memory / 2**20,
-    )
-    return Choice(checkpoint=checkpoint, dtype=dtype, quant=quant, span=span, num_pages=pages)
+    if plain := checkpoint.left_plain(quant):
+        logger.info(
+            "%s: plain, and not %s, as their rows do not divide into groups of %d: %s",
+            checkpoint.name,
+            quant,
+            GROUP,
+            ", ".join(plain),
+        )
+
+
+def resolve_device(wanted: str, checkpoint: Checkpoint) -> str:
+    """Return where to run `checkpoint`; "auto" is a CUDA device where there is one, and the layers are ours."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() and checkpoint.family.assemble is not None else "cpu"
+
+
+def _free_bytes(device: str) -> int:
+    if device == "cpu":
+        return int(psutil.virtual_memory().available)
+    require_cuda(device)
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int, view: View, peer: PeerId) -> Span:
@@ -98,7 +131,11 @@ def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int,
         if config.blocks.end > num_blocks:
             raise UsageError(f"--blocks {config.blocks}: {checkpoint.name} has blocks 0:{num_blocks}")
         return config.blocks
-    size = num_blocks_that_fit(need, memory, num_blocks) if config.blocks == "auto" else int(config.blocks)
+    size = (
+        num_blocks_that_fit(need, memory, num_blocks, force=config.force)
+        if config.blocks == "auto"
+        else int(config.blocks)
+    )
     if size > num_blocks:
         raise UsageError(f"--blocks {size}: {checkpoint.name} has {num_blocks} blocks")
     return choose_span(view, num_blocks=num_blocks, size=size, myself=peer)

@@ -129,10 +129,9 @@ class Handler:
         session = self._sessions.get(message.session)
         if message.epoch < session.epoch:
             return
-        self._check(session, message)
+        tokens = self._check(session, message)
         if self._engine.is_full:
             raise Busy("the engine's queue is full")
-        tokens = sum(row.length for row in message.rows)
         hidden = decode_tensor(body, message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
         session.epoch = message.epoch
         session.last_step_at = arrived_at
@@ -155,20 +154,22 @@ class Handler:
         )
         packing.prepare()
 
-    def _check(self, session: Session, message: Step) -> None:
+    def _check(self, session: Session, message: Step) -> int:
+        """Return the step's tokens; one pass, for it stands between every frame and its computation."""
         if message.route and message.route[0] != session.next_peer:
             raise HopRefused(f"the session was opened with next hop {session.next_peer or 'none'}, open it again")
-        if len({row.sequence for row in message.rows}) != len(message.rows):
-            raise ProtocolError("a step with two rows for one sequence")
-        if sum(row.length for row in message.rows) > MAX_STEP_TOKENS:
-            raise HopRefused(f"a step of more than {MAX_STEP_TOKENS} tokens: send it in chunks")
-        for row in message.rows:
+        rows, tokens, context = message.rows, 0, self._served.context_length
+        for row in rows:
+            tokens += row.length
             if row.keep > row.length:
                 raise ProtocolError(f"a row of {row.length} tokens cannot keep {row.keep}")
-            if row.position + row.length > self._served.context_length:
-                raise HopRefused(
-                    f"token {row.position + row.length} is beyond the context of {self._served.context_length}"
-                )
+            if row.position + row.length > context:
+                raise HopRefused(f"token {row.position + row.length} is beyond the context of {context}")
+        if tokens > MAX_STEP_TOKENS:
+            raise HopRefused(f"a step of more than {MAX_STEP_TOKENS} tokens: send it in chunks")
+        if len(rows) > 1 and len({row.sequence for row in rows}) != len(rows):
+            raise ProtocolError("a step with two rows for one sequence")
+        return tokens
 
     def _send_now(
         self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from swarm.blocks import BlockStack
-from swarm.blocks.native import why_not
 from swarm.directory import Announcer, Directory
 from swarm.errors import SwarmUnreachable
 from swarm.log import get_logger
@@ -199,6 +198,7 @@ def _load(choice: Choice) -> BlockStack:
             choice.span,
             dtype=choice.dtype,
             quant=choice.quant,
+            device=choice.device,
             progress=show,
         )
     logger.info(
@@ -206,6 +206,6 @@ def _load(choice: Choice) -> BlockStack:
         choice.span,
         choice.checkpoint.name,
         stack.weight_bytes / 2**20,
-        stack.kernel if (reason := why_not()) is None else f"{stack.kernel} ({reason})",
+        f"{stack.kernel} ({reason})" if (reason := stack.why_not_native) else stack.kernel,
     )
     return stack

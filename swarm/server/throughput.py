@@ -117,7 +117,7 @@ def recall(file: Path) -> Throughput | None:
         held = json.loads(file.read_bytes())
         age = time.time() - float(held["measured_at"])
         found = Throughput(float(held["decode_per_s"]), float(held["prefill_per_s"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     is_sound = all(0 < number < 1e12 for number in _numbers(found)) and 0 <= age < MAX_AGE
     return found if is_sound else None
@@ -130,7 +130,10 @@ def remember(file: Path, measured: Throughput) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as partial:
             partial.write(text)
-        os.replace(partial.name, file)  # another server that starts now reads all or nothing
+        try:
+            os.replace(partial.name, file)  # another server that starts now reads all or nothing
+        except OSError:
+            os.unlink(partial.name)
 
 
 def _numbers(throughput: Throughput) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from swarm.blocks import BlockStack, Checkpoint, open_checkpoint, resolve_dtype
+from swarm.blocks import BlockStack, Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
 from swarm.blocks.formats import Quant, bits_of, resolve_quant, tensor_bytes, twice_quantized
 from swarm.blocks.loading import read_blocks
 from swarm.blocks.span import TorchSpan
@@ -135,13 +135,18 @@ def test_a_gguf_files_own_codes_are_served_in_hugging_faces_order(tmp_path: Path
             assert torch.equal(tensor, exact[name].to(tensor.dtype))
 
 
-def test_another_kind_is_decoded_and_quantised_again(tmp_path: Path) -> None:
-    checkpoint = _checkpoint(tmp_path, "Q5_0")
-    assert checkpoint.twice_quantized("int8") == ("Q5_0",)
+@pytest.mark.parametrize("kind", ["Q5_0", "Q4_K", "Q6_K"])
+def test_another_kind_is_decoded_and_quantised_again(tmp_path: Path, kind: str) -> None:
+    model = tiny_llama(num_blocks=1, hidden_size=256, intermediate_size=256)
+    make_gguf(tmp_path / "tiny.gguf", model, quant=kind)  # the model's weights are now the stored ones
+    checkpoint = open_checkpoint(tmp_path / "tiny.gguf")
+    assert checkpoint.resolve_quant("auto", "auto") == "int8"
+    assert checkpoint.twice_quantized("int8") == (kind,)
     plain, codes = (checkpoint.read_block(0, dtype=torch.float32, quant=quant) for quant in ("none", "int8"))
     for name in ATTENTION + FEED:
         weight, exact = codes[name], plain[name]
         assert isinstance(weight, QuantizedWeight) and isinstance(exact, torch.Tensor)
+        assert torch.equal(exact, model.model.layers[0].state_dict()[name])
         assert float((weight.dequantized(torch.float32) - exact).norm() / exact.norm()) < 0.008
 
 
@@ -159,6 +164,17 @@ def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path: Path, wrong: 
         checkpoint.read_block(1, dtype=torch.float32, quant=quant)
     with pytest.raises(CheckpointCorrupt, match=rf"tensor {name} holds NaN or infinite weights"):
         BlockStack.load(checkpoint, Span(0, 2), dtype=torch.bfloat16, quant=quant)
+
+
+def test_an_embedding_that_is_no_number_is_refused_by_name_when_its_token_comes(tmp_path: Path) -> None:
+    make_llama(tmp_path, num_blocks=1, tie_word_embeddings=False)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.embed_tokens.weight"][7, 3] = float("nan")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ends = ModelEnds.load(open_checkpoint(tmp_path), dtype=torch.float32)
+    assert ends.embed(torch.tensor([6, 8])).isfinite().all()
+    with pytest.raises(CheckpointCorrupt, match=r"tensor model\.embed_tokens\.weight holds NaN"):
+        ends.embed(torch.tensor([6, 7, 8]))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")

@@ -93,8 +93,3 @@ def test_a_step_beyond_what_is_held_asks_for_a_replay() -> None:
     cache.release(sequence)
     with pytest.raises(SessionLost, match="released"):
         cache.prepare(sequence, 0, 1)
-
-
-def test_page_bytes_count_keys_and_values_of_all_blocks() -> None:
-    cache = KVCache(num_blocks=3, num_pages=2, num_kv_heads=2, head_size=8, dtype=torch.bfloat16)
-    assert cache.page_bytes * 2 == cache.keys.nbytes + cache.values.nbytes

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from swarm.blocks.gguf_codes import OWN_BITS, as_codes
 from swarm.blocks.quantize import quantize
-from swarm.blocks.weights import QuantizedWeight, rows_of, stack
+from swarm.blocks.weights import QuantizedWeight, stack
 
 
 def _gaussian(rows: int, width: int) -> torch.Tensor:
@@ -117,8 +117,7 @@ def test_weights_of_one_format_stack_and_symmetric_ones_join_those_with_minimums
     assert torch.equal(stacked.dequantized(torch.float32), torch.cat(parts))
     both = stack([symmetric, symmetric])
     assert isinstance(both, QuantizedWeight) and both.minimums is None
-    middle = rows_of(stacked, 2, 7)
-    assert isinstance(middle, QuantizedWeight)
+    middle = stacked.by_rows(lambda part: part[2:7])
     assert torch.equal(middle.dequantized(torch.float32), torch.cat(parts)[2:7])
     for mixed in ([other, quantize(_gaussian(6, 64), 8)], [other, torch.zeros(2, 64)]):
         with pytest.raises(ValueError, match="different formats"):

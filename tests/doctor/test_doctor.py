@@ -15,7 +15,9 @@ def test_a_healthy_model_is_told_check_by_check(tmp_path: Path, capsys: pytest.C
     make_tiny(tmp_path / "tiny", "qwen2")
     assert main([str(tmp_path / "tiny"), "--conformance"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:6] for line in lines[:-1]] == ["pass  "] * 5
+    assert lines[0].startswith("comparing tiny (qwen2, 4 blocks) with transformers in float32")
+    assert [line[:6] for line in lines[1:-1]] == ["pass  "] * 5
+    assert len({line.index("difference") for line in lines[1:-1]}) == 1  # a column
     assert lines[-1] == "tiny (qwen2): 5 of 5 checks passed"
 
 
@@ -26,7 +28,8 @@ def test_a_model_that_differs_ends_with_status_1(
     monkeypatch.setattr(conformance, "TOLERANCE", 1e-12)
     monkeypatch.setattr(conformance, "RELATIVE", 0.0)
     assert main([str(tmp_path / "tiny"), "--conformance", "--prompt-tokens", "9", "--new-tokens", "2"]) == 1
-    assert "FAIL  logits, token by token" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "FAIL  logits, token by token" in shown and "tiny (transformers' own layers): " in shown
 
 
 def test_a_bad_model_is_one_line_and_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

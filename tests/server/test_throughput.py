@@ -21,7 +21,7 @@ def choice(stack: BlockStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SWARM_CACHE", str(tmp_path / "cache"))
     make_llama(tmp_path / "tiny", 1)
     checkpoint = open_checkpoint(tmp_path / "tiny")
-    return Choice(checkpoint=checkpoint, dtype=stack.dtype, quant="none", span=stack.span, num_pages=1)
+    return Choice(checkpoint=checkpoint, dtype=stack.dtype, quant="none", device="cpu", span=stack.span, num_pages=1)
 
 
 def test_a_prompt_runs_faster_per_token_than_single_tokens(stack: BlockStack) -> None:
@@ -61,6 +61,7 @@ def test_each_part_of_a_setting_counts(stack: BlockStack, choice: Choice, tmp_pa
         '{"decode_per_s": "fast", "prefill_per_s": 2.0, "measured_at": NOW}',
         '{"decode_per_s": NaN, "prefill_per_s": 2.0, "measured_at": NOW}',
         '{"decode_per_s": -1.0, "prefill_per_s": 2.0, "measured_at": NOW}',
+        '{"decode_per_s": 1' + "0" * 400 + ', "prefill_per_s": 2.0, "measured_at": NOW}',
         '{"decode_per_s": 1e300, "prefill_per_s": 2.0, "measured_at": NOW}',
         '{"decode_per_s": 1.0, "prefill_per_s": 2.0, "measured_at": 0}',
         '{"decode_per_s": 1.0, "prefill_per_s": 2.0, "measured_at": 1e12}',

@@ -19,7 +19,7 @@ from swarm.client import SwarmForCausalLM
 from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm, local_swarm
 from tests.builders import make_llama
-from tests.swarm.reference import Reference
+from tests.swarm.reference import FP32, Reference
 
 SPANS = {
     1: ("0:30",),
@@ -28,8 +28,6 @@ SPANS = {
     5: ("0:3", "3:11", "11:12", "12:25", "25:30"),
 }
 """Uneven on purpose, one of a single block: nothing may depend on equal shares."""
-
-FP32 = ("--dtype", "float32", "--threads", "1")
 
 Swarms = Callable[[int], tuple[LocalSwarm, SwarmForCausalLM]]
 
@@ -94,7 +92,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_swarm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
     """Two servers, uneven, that serve the tiny model."""
     logs = tmp_path_factory.mktemp("tiny-swarm")
-    with local_swarm(("0:4", "4:6"), model=str(tiny_folder), server_flags=("--threads", "1"), logs=logs) as swarm:
+    with local_swarm(("0:4", "4:6"), model=str(tiny_folder), server_flags=FP32, logs=logs) as swarm:
         yield swarm
 
 

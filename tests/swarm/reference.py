@@ -17,6 +17,9 @@ TIE = 2e-4
 
 NEW_TOKENS = 64
 
+FP32 = ("--dtype", "float32", "--threads", "1")
+"""Flags of servers whose tokens are compared: plain weights, for a split changes what 16 or 8 bits round to."""
+
 
 @dataclass
 class Reference:

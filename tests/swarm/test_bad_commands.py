@@ -7,14 +7,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from swarm.demo.processes import LocalSwarm, Process
 from swarm.errors import UnavailableError
 from tests.builders import make_gguf, tiny_llama
+from tests.families import make_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +93,43 @@ def test_a_corrupt_gguf_file_is_named(tmp_path: Path) -> None:
 def test_an_unsupported_architecture_is_named_with_those_supported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba2", "hidden_size": 8}))
     check(str(tmp_path), "--new-swarm", words=["mamba2", "supported: ", "llama"])
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def _set_nan(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[UP][3, 4] = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tensors: tensors.update({UP: tensors[UP][:50].clone()}), ["(50, 64)", "(96, 64)", "copy both"]),
+        (lambda tensors: tensors.update({UP: tensors[UP].to(torch.int8)}), ["I8", "BF16", "GGUF"]),
+        (lambda tensors: tensors.pop(UP), ["no tensor", "copy it again"]),
+        (_set_nan, ["NaN or infinite", "copy the file again"]),
+    ],
+    ids=["shape", "dtype", "missing", "nan"],
+)
+def test_a_bad_tensor_is_named(
+    damage: Callable[..., None], words: list[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "bad")
+    tensors = load_file(folder / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    check(str(folder), "--new-swarm", words=["model.safetensors", UP, *words])
+
+
+def test_a_kernel_that_does_not_exist_is_told_those_that_do(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_KERNEL", "nonsense")
+    check(str(tiny_folder), "--new-swarm", words=["SWARM_KERNEL=nonsense", "avx2, portable or torch", "unset"])
+
+
+def test_a_format_that_cannot_be_is_told_what_can(tmp_path: Path) -> None:
+    make_tiny(tmp_path / "neox", "gpt_neox")
+    check(str(tmp_path / "neox"), "--new-swarm", "--quant", "int8", words=["--quant int8", "choose --quant none"])
 
 
 @pytest.mark.parametrize("blocks", ["0:7", "6:8", "7"])

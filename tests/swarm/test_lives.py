@@ -22,11 +22,12 @@ from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm, Process, local_swarm
 from swarm.errors import BlocksMissing, HopLost, UnavailableError
 from tests.builders import make_llama, some_ids
-from tests.swarm.reference import Reference
+from tests.swarm.reference import FP32, Reference
 
 pytestmark = pytest.mark.slow
 
 LOOPBACK = ("--host-maddrs", "/ip4/127.0.0.1/tcp/0")
+EXACT = (*LOOPBACK, *FP32)
 READY = re.compile(r"ready peer=(12D3KooW\w+) blocks=(\d+:\d+) model=(\S+) addr=(/ip4/[\d.]+/tcp/\d+/p2p/12D3KooW\w+)")
 
 
@@ -85,9 +86,9 @@ def test_a_server_and_a_client_need_nothing_but_an_address(reference: Reference,
 def test_a_number_of_blocks_picks_those_that_are_missing(
     tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:
-    with local_swarm(("0:2", "4:6"), model=str(tiny_folder), server_flags=("--threads", "1"), logs=tmp_path) as swarm:
+    with local_swarm(("0:2", "4:6"), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         # Without a MODEL: this one's name is a folder that only its owner knows, so it is given.
-        args = (str(tiny_folder), "--blocks", "2", "--initial-peers", swarm.addr, *LOOPBACK)
+        args = (str(tiny_folder), "--blocks", "2", "--initial-peers", swarm.addr, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "log") as server:
             assert server.wait_ready()["blocks"] == "2:4"
             model = AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[swarm.addr])
@@ -102,12 +103,12 @@ def test_a_number_of_blocks_picks_those_that_are_missing(
 def test_a_client_waits_for_the_server_that_is_still_missing(
     tiny_folder: Path, tiny: SwarmForCausalLM, quick: Timeouts, tmp_path: Path
 ) -> None:
-    with local_swarm(("0:4",), model=str(tiny_folder), logs=tmp_path) as swarm:
+    with local_swarm(("0:4",), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[swarm.addr], timeouts=quick)
         ids, found = some_ids(11)[None], []
         thread = threading.Thread(target=lambda: found.append(model.generate(ids, max_new_tokens=4, do_sample=False)))
         thread.start()
-        args = (str(tiny_folder), "--blocks", "4:6", "--initial-peers", swarm.addr, *LOOPBACK)
+        args = (str(tiny_folder), "--blocks", "4:6", "--initial-peers", swarm.addr, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "log") as server:
             server.wait_ready()
             ready_at = time.monotonic()
@@ -121,7 +122,7 @@ def test_a_client_waits_for_the_server_that_is_still_missing(
 def test_a_server_that_is_told_to_stop_lets_a_generation_finish_and_is_gone_at_once(
     number: signal.Signals, tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:
-    with local_swarm(("0:6",), model=str(tiny_folder), logs=tmp_path) as swarm:
+    with local_swarm(("0:6",), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(
             tiny_folder, initial_peers=[swarm.addr], timeouts=Timeouts(coverage=0.5)
         )
@@ -151,7 +152,7 @@ def test_a_server_started_before_any_bootstrap_waits_and_joins_when_one_comes(
     bootstrap = ("swarm.bootstrap", "--host-maddrs", f"/ip4/127.0.0.1/tcp/{port}", "--identity-path", str(key))
     with running(*bootstrap, log=tmp_path / "first") as first:
         addr = first.wait_ready()["addr"]
-    args = (str(tiny_folder), "--blocks", "0:6", "--initial-peers", addr, *LOOPBACK)
+    args = (str(tiny_folder), "--blocks", "0:6", "--initial-peers", addr, *EXACT)
     with running("swarm.server", *args, log=tmp_path / "server") as server:
         with pytest.raises(UnavailableError, match="was not ready"):
             server.wait_ready(timeout=14.0)
@@ -168,7 +169,7 @@ def test_a_second_process_with_the_same_identity_says_so_and_ends(tiny_folder: P
     key = str(tmp_path / "key")
     flags = ("--threads", "1", "--identity-path", key)
     with local_swarm(("0:6",), model=str(tiny_folder), server_flags=flags, logs=tmp_path) as swarm:
-        args = (str(tiny_folder), "--blocks", "0:6", "--initial-peers", swarm.addr, "--identity-path", key, *LOOPBACK)
+        args = (str(tiny_folder), "--blocks", "0:6", "--initial-peers", swarm.addr, "--identity-path", key, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "second") as second:
             assert second.popen.wait(30.0) == 1
         told = (tmp_path / "second").read_text().splitlines()
@@ -177,7 +178,7 @@ def test_a_second_process_with_the_same_identity_says_so_and_ends(tiny_folder: P
 
 
 def test_all_servers_of_a_swarm_leave_no_daemon(tiny_folder: Path, tmp_path: Path) -> None:
-    with local_swarm(("0:3", "3:6"), model=str(tiny_folder), logs=tmp_path) as swarm:
+    with local_swarm(("0:3", "3:6"), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         daemons = [daemon for process in (swarm.bootstrap, *swarm.servers) for daemon in daemons_of(process)]
         assert len(daemons) == 3
     _, alive = psutil.wait_procs(daemons, 2.0)
@@ -186,7 +187,7 @@ def test_all_servers_of_a_swarm_leave_no_daemon(tiny_folder: Path, tmp_path: Pat
 
 
 def test_a_killed_server_leaves_no_daemon_for_long(tiny_folder: Path, tmp_path: Path) -> None:
-    with local_swarm(("0:6",), model=str(tiny_folder), logs=tmp_path) as swarm:
+    with local_swarm(("0:6",), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         daemons = daemons_of(swarm.servers[0])
         swarm.servers[0].popen.kill()
         _, alive = psutil.wait_procs(daemons, 15.0)
@@ -198,8 +199,8 @@ def test_two_checkpoints_under_one_name_are_never_mixed(
 ) -> None:
     other = tmp_path / "tiny"
     make_llama(other, seed=2, num_blocks=6)
-    with local_swarm(("0:4",), model=str(tiny_folder), logs=tmp_path) as swarm:
-        args = (str(other), "--blocks", "2:6", "--initial-peers", swarm.addr, *LOOPBACK)
+    with local_swarm(("0:4",), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
+        args = (str(other), "--blocks", "2:6", "--initial-peers", swarm.addr, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "log") as stranger:
             peer = stranger.wait_ready()["peer"]
             model = AutoModelForCausalLM.from_pretrained(
@@ -209,7 +210,7 @@ def test_two_checkpoints_under_one_name_are_never_mixed(
                 model.generate(some_ids(4)[None], max_new_tokens=2)
             assert peer in str(told.value) and "\n" not in str(told.value)
             # The other half of the right checkpoint comes: the stranger is left aside.
-            args = (str(tiny_folder), "--blocks", "4:6", "--initial-peers", swarm.addr, *LOOPBACK)
+            args = (str(tiny_folder), "--blocks", "4:6", "--initial-peers", swarm.addr, *EXACT)
             with running("swarm.server", *args, log=tmp_path / "log2") as server:
                 server.wait_ready()
                 ids = some_ids(9)[None]
@@ -227,8 +228,8 @@ def test_one_block_that_differs_is_noticed_where_spans_overlap(
     with torch.no_grad():
         changed.model.layers[3].mlp.down_proj.weight[0, 0] += 1.0
     changed.save_pretrained(other)
-    with local_swarm(("0:4", "2:6"), model=str(tiny_folder), logs=tmp_path) as swarm:
-        args = (str(other), "--blocks", "0:6", "--initial-peers", swarm.addr, *LOOPBACK)
+    with local_swarm(("0:4", "2:6"), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
+        args = (str(other), "--blocks", "0:6", "--initial-peers", swarm.addr, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "log") as stranger:
             peer = stranger.wait_ready()["peer"]
             model = AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[swarm.addr])
@@ -242,7 +243,7 @@ def test_one_block_that_differs_is_noticed_where_spans_overlap(
 
 
 def test_a_swarm_of_its_own_needs_no_bootstrap(tiny_folder: Path, tmp_path: Path) -> None:
-    args = (str(tiny_folder), "--blocks", "0:6", "--new-swarm", *LOOPBACK)
+    args = (str(tiny_folder), "--blocks", "0:6", "--new-swarm", *EXACT)
     with running("swarm.server", *args, log=tmp_path / "log") as server:
         addr = server.wait_ready(timeout=30.0)["addr"]
         model = AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[addr])
@@ -256,7 +257,7 @@ def test_local_swarm_is_what_it_says(tiny_swarm: LocalSwarm) -> None:
 def test_a_server_that_dies_is_told_at_once_and_its_blocks_are_named_then(
     tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:
-    with local_swarm(("0:2", "2:4", "4:6"), model=str(tiny_folder), logs=tmp_path) as swarm:
+    with local_swarm(("0:2", "2:4", "4:6"), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(
             tiny_folder, initial_peers=[swarm.addr], timeouts=Timeouts(coverage=1.0)
         )
@@ -273,7 +274,7 @@ def test_a_server_that_dies_is_told_at_once_and_its_blocks_are_named_then(
         with pytest.raises(BlocksMissing, match="2:4 of tiny"):
             model.generate(ids, max_new_tokens=4)
         # Whoever takes its place is found, by the same model object.
-        args = (str(tiny_folder), "--blocks", "2:4", "--initial-peers", swarm.addr, *LOOPBACK)
+        args = (str(tiny_folder), "--blocks", "2:4", "--initial-peers", swarm.addr, *EXACT)
         with running("swarm.server", *args, log=tmp_path / "log") as server:
             server.wait_ready()
             ours = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=[])

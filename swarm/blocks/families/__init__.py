@@ -18,11 +18,16 @@ from swarm.blocks.families.mistral import MISTRAL, MIXTRAL
 from swarm.blocks.families.qwen import QWEN2, QWEN3
 from swarm.errors import UnsupportedModel
 
-__all__ = ["Family", "find_family", "find_gguf_family"]
+__all__ = ["Family", "find_family", "find_gguf_family", "supported"]
 
 _FAMILIES = {family.name: family for family in (LLAMA, QWEN2, QWEN3, MISTRAL, MIXTRAL, GEMMA2, GEMMA3)}
 _BY_MODEL_TYPE = {**_FAMILIES, "gemma3": GEMMA3}
 _BY_ARCHITECTURE = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3, "gemma2": GEMMA2, "gemma3": GEMMA3}
+
+
+def supported() -> str:
+    """Return the names of our families, as messages list them."""
+    return ", ".join(sorted(_BY_MODEL_TYPE))
 
 
 def find_family(name: object, *, source: object) -> Family:
@@ -34,7 +39,7 @@ def find_family(name: object, *, source: object) -> Family:
         UnsupportedModel: It is no name.
     """
     if not isinstance(name, str):
-        raise UnsupportedModel(f"{source}: architecture {name!r}; supported: {', '.join(sorted(_BY_MODEL_TYPE))}")
+        raise UnsupportedModel(f"{source}: architecture {name!r}; supported: {supported()}")
     if name in _BY_MODEL_TYPE:
         return _BY_MODEL_TYPE[name]
     from swarm.blocks.families.generic import GENERIC  # asks transformers, whose import takes a second

@@ -8,28 +8,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from swarm.blocks.attention import Batch
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.parts import BlockParts
 from swarm.blocks.weights import Weight
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
 HEAD = "lm_head.weight"
-
-
-class Block(Protocol):
-    """One transformer block, its weights loaded and packed."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes that the weights take in memory."""
-        ...
-
-    def forward(self, hidden: Tensor, batch: Batch, cache: KVCache, index: int) -> Tensor:
-        """Run the block: (T, D) to (T, D); writes keys and values into the cache's block `index`."""
-        ...
 
 
 class HFParser(Protocol):

@@ -23,7 +23,13 @@ def _from_hf(raw: Mapping[str, Any], *, source: object) -> ModelConfig:
     if raw.get("quantization_config"):
         raise UnsupportedModel(f"{source}: a quantised safetensors checkpoint; use the original one or a GGUF file")
     settings = json.dumps({name: value for name, value in raw.items() if name not in _IGNORED}, sort_keys=True)
-    skeleton = _skeleton(settings, str(source))
+    try:
+        skeleton = _skeleton(settings, str(source))
+    except UnsupportedModel as error:
+        from swarm.blocks.families import supported  # the room's door, which opens us
+
+        more = "and models of transformers whose layers all keep keys and values"
+        raise UnsupportedModel(f"{error}; supported: {supported()}, {more}") from error
     theirs = skeleton.config.get_text_config()
     eos, context = theirs.eos_token_id, getattr(theirs, "max_position_embeddings", None)
     if context is None:

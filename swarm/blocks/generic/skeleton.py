@@ -59,7 +59,7 @@ class Skeleton:
         Raises:
             UnsupportedModel: transformers does not know it, or it is not a list of layers over keys and values.
         """
-        self._source = source
+        self._source, self._kind = source, json.loads(settings).get("model_type")
         with self._refusing():
             self.config = model_config(settings, source=source)
             if not 0 < (count := self.config.get_text_config().num_hidden_layers) <= _MOST_LAYERS:
@@ -161,11 +161,11 @@ class Skeleton:
         except UnsupportedModel:
             raise
         except _FAULTS as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UnsupportedModel(f"{self._source}: transformers' own layers cannot be run here ({reason})") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise self._refuse(f"transformers' own layers cannot be run here ({reason})") from error
 
     def _refuse(self, reason: str) -> UnsupportedModel:
-        return UnsupportedModel(f"{self._source}: {self.config.model_type}: {reason}")
+        return UnsupportedModel(f"{self._source}: {self._kind}: {reason}")
 
     def _require_arguments(self) -> None:
         taken = inspect.signature(type(self.model.base_model).forward).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class Rotations:
             steps = torch.arange(positions, dtype=torch.float32)
             self._tables = []
             for frequencies, scaling in self._ropes:
-                angles = torch.outer(steps, frequencies)  # (positions, E / 2)
-                self._tables.append((angles.cos().mul_(scaling), angles.sin().mul_(scaling)))
+                # By numpy: torch would start its own threads beside the kernels', for this alone.
+                angles = torch.outer(steps, frequencies).numpy()  # (positions, E / 2)
+                cosines, sines = (torch.from_numpy(turn(angles) * np.float32(scaling)) for turn in (np.cos, np.sin))
+                self._tables.append((cosines, sines))
         self._positions = positions
