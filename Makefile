@@ -43,7 +43,7 @@ lint: $(STAMP)
 venv: $(STAMP)
 
 model: $(STAMP)
-	@$(PY) -m swarm.blocks.bundled
+	@$(PY) -m swarm.blocks.files.bundled
 
 # torch goes first and alone: once the pinned one is there, the second call cannot choose another build of it.
 # The stamp is the last thing written, so that an interrupted installation is taken up again.

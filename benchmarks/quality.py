@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.report import conditions, table, write_json
 from swarm.blocks import BlockStack, Checkpoint, ModelEnds, Row, open_checkpoint
-from swarm.blocks.bundled import DEFAULT_MODEL
+from swarm.blocks.files.bundled import DEFAULT_MODEL
 from swarm.blocks.formats import Quant
 from swarm.client import AutoTokenizer
 from swarm.types import Span

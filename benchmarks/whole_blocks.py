@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.blocks.attention import Row
 from swarm.blocks.config import ModelConfig, Rope
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.native import NativeSpan
 from swarm.blocks.native.library import library
-from swarm.blocks.pages import pages_for
+from swarm.blocks.paged.attention import Row
+from swarm.blocks.paged.kv_cache import KVCache
+from swarm.blocks.paged.pages import pages_for
 from swarm.blocks.parts import Affine, BlockParts, Feed
 from swarm.blocks.quantize import quantize
 from swarm.blocks.span import TorchSpan

@@ -62,6 +62,6 @@ BROAD_HANDLERS = {
 """Files that may catch Exception without raising it again, and why."""
 
 ENVIRONMENT_READERS: dict[str, str] = {
-    "blocks/bundled.py": "where the cache lies, for the library as for the command line",
+    "blocks/files/bundled.py": "where the cache lies, for the library as for the command line",
 }
 """Files below the command line that may read the environment, and why."""

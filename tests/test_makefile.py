@@ -57,13 +57,13 @@ def test_the_prompt_reaches_the_demo_as_it_was_typed(prompt: str, tmp_path: Path
 
 def test_without_a_prompt_none_is_passed(tmp_path: Path) -> None:
     _make(_house(tmp_path), "demo")
-    assert _calls(tmp_path) == [["-m", "swarm.blocks.bundled"], ["-m", "swarm.demo"]]
+    assert _calls(tmp_path) == [["-m", "swarm.blocks.files.bundled"], ["-m", "swarm.demo"]]
 
 
 def test_make_test_lints_first_and_ends_with_the_test_runner(tmp_path: Path) -> None:
     _make(_house(tmp_path), "test")
     calls = _calls(tmp_path)
-    assert [call[1] for call in calls] == ["ruff", "mypy", "swarm.blocks.bundled", "pytest"]
+    assert [call[1] for call in calls] == ["ruff", "mypy", "swarm.blocks.files.bundled", "pytest"]
     assert calls[-1] == ["-m", "pytest", "-m", "not long"]
 
 

@@ -9,26 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.blocks.checkpoint import Checkpoint
     from swarm.blocks.config import ModelConfig
     from swarm.blocks.ends import ModelEnds
-    from swarm.blocks.kv_cache import KVCache
+    from swarm.blocks.files.checkpoint import Checkpoint
+    from swarm.blocks.files.opening import open_checkpoint
     from swarm.blocks.numerics import resolve_dtype
-    from swarm.blocks.opening import open_checkpoint
-    from swarm.blocks.pages import PAGE_SLOTS, PageAllocator, PageTable
+    from swarm.blocks.paged.kv_cache import KVCache
+    from swarm.blocks.paged.pages import PAGE_SLOTS, PageAllocator, PageTable
     from swarm.blocks.span import BlockStack, Row
 
 _HOMES = {
     "BlockStack": "span",
-    "Checkpoint": "checkpoint",
-    "KVCache": "kv_cache",
+    "Checkpoint": "files.checkpoint",
+    "KVCache": "paged.kv_cache",
     "ModelConfig": "config",
     "ModelEnds": "ends",
-    "PAGE_SLOTS": "pages",
-    "PageAllocator": "pages",
-    "PageTable": "pages",
+    "PAGE_SLOTS": "paged.pages",
+    "PageAllocator": "paged.pages",
+    "PageTable": "paged.pages",
     "Row": "span",
-    "open_checkpoint": "opening",
+    "open_checkpoint": "files.opening",
     "resolve_dtype": "numerics",
 }
 

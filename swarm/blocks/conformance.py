@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.blocks.attention import Row
-from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.ends import ModelEnds
-from swarm.blocks.kv_cache import KVCache
-from swarm.blocks.pages import PageTable, pages_for
+from swarm.blocks.files.checkpoint import Checkpoint
+from swarm.blocks.paged.attention import Row
+from swarm.blocks.paged.kv_cache import KVCache
+from swarm.blocks.paged.pages import PageTable, pages_for
 from swarm.blocks.span import BlockStack
 from swarm.errors import PromptTooLong, UnsupportedModel
 from swarm.types import Span

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swarm.blocks.attention import Batch, attend
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.linear import Linear, LinearFactory
+from swarm.blocks.paged.attention import Batch, attend
+from swarm.blocks.paged.kv_cache import KVCache
 from swarm.blocks.parts import Affine, BlockParts, Feed
 
 

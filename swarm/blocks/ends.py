@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.decoder import Norm
 from swarm.blocks.families.family import EMBEDDING, FINAL_NORM, HEAD
+from swarm.blocks.files.checkpoint import Checkpoint
+from swarm.blocks.files.tensor_file import StoredTensor
 from swarm.blocks.linear import Linear, linear_factory
 from swarm.blocks.native import kernel_name
 from swarm.blocks.native.library import TORCH
-from swarm.blocks.tensor_file import StoredTensor
 from swarm.errors import TokenOutOfRange
 
 

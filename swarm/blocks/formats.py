@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
-from swarm.blocks.gguf_codes import OWN_BITS
+from swarm.blocks.files.gguf_codes import OWN_BITS
 from swarm.blocks.weights import GROUP
 from swarm.errors import UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from swarm.blocks.checkpoint import Checkpoint
+from swarm.blocks.files.checkpoint import Checkpoint
 from swarm.blocks.formats import Quant
 from swarm.errors import UsageError
 

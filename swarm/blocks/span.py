@@ -8,16 +8,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from swarm.blocks.attention import Batch, Row
-from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.decoder import DecoderBlock
+from swarm.blocks.files.checkpoint import Checkpoint
+from swarm.blocks.files.loading import read_blocks
 from swarm.blocks.formats import Quant
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.linear import linear_factory
-from swarm.blocks.loading import read_blocks
 from swarm.blocks.native import NativeSpan, kernel_name, why_not
 from swarm.blocks.native.span import can_run
+from swarm.blocks.paged.attention import Batch, Row
+from swarm.blocks.paged.kv_cache import KVCache
 from swarm.blocks.parts import BlockParts
 from swarm.blocks.weights import Weight
 from swarm.errors import PromptTooLong, UsageError

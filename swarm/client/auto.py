@@ -16,7 +16,7 @@ from transformers import AutoTokenizer as TransformersTokenizer
 from transformers import GenerationConfig
 
 from swarm.blocks import Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
-from swarm.blocks.bundled import DEFAULT_MODEL, default_cache
+from swarm.blocks.files.bundled import DEFAULT_MODEL, default_cache
 from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
 from swarm.client.connection import Connection

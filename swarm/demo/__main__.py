@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from swarm.blocks.bundled import DEFAULT_MODEL
+from swarm.blocks.files.bundled import DEFAULT_MODEL
 from swarm.cli import parse_flags, run_plain
 from swarm.demo.config import DemoConfig
 from swarm.demo.processes import local_swarm

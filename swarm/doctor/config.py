@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarm.blocks.bundled import DEFAULT_MODEL
+from swarm.blocks.files.bundled import DEFAULT_MODEL
 from swarm.errors import UsageError
 from swarm.flag import flag
 

@@ -9,10 +9,10 @@ import psutil
 import torch
 
 from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
-from swarm.blocks.bundled import DEFAULT_MODEL
+from swarm.blocks.files.bundled import DEFAULT_MODEL
 from swarm.blocks.formats import Quant
-from swarm.blocks.kv_cache import slot_bytes
 from swarm.blocks.layouts.cuda import require_cuda
+from swarm.blocks.paged.kv_cache import slot_bytes
 from swarm.blocks.weights import GROUP
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from swarm.blocks import BlockStack, Row
-from swarm.blocks.bundled import default_cache
+from swarm.blocks.files.bundled import default_cache
 from swarm.log import get_logger
 from swarm.server.choice import Choice
 from swarm.wire.handshake import software_version

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from swarm.blocks import KVCache, PageTable, Row
-from swarm.blocks import attention as subject
-from swarm.blocks.attention import Batch, attend
+from swarm.blocks.paged import attention as subject
+from swarm.blocks.paged.attention import Batch, attend
 
 FREQUENCIES = 1.0 / (100.0 ** (torch.arange(0, 16, 2) / 16))
 

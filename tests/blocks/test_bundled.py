@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from swarm.blocks import bundled as subject
 from swarm.blocks import open_checkpoint
-from swarm.blocks.bundled import BUNDLED, Bundle, default_cache, find_bundled, pip_download
+from swarm.blocks.files import bundled as subject
+from swarm.blocks.files.bundled import BUNDLED, Bundle, default_cache, find_bundled, pip_download
 from swarm.errors import CheckpointCorrupt, ModelNotFound
 
 CONTENT = b"GGUF" + bytes(5000)

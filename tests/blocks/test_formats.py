@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from swarm.blocks import BlockStack, Checkpoint, ModelEnds, open_checkpoint, resolve_dtype
+from swarm.blocks.files.loading import read_blocks
 from swarm.blocks.formats import Quant, bits_of, resolve_quant, tensor_bytes, twice_quantized
-from swarm.blocks.loading import read_blocks
 from swarm.blocks.span import TorchSpan
 from swarm.blocks.weights import QuantizedWeight
 from swarm.errors import CheckpointCorrupt, UsageError

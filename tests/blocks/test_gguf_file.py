@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarm.blocks import open_checkpoint
-from swarm.blocks.gguf_file import GGUFStore
+from swarm.blocks.files.gguf_file import GGUFStore
 from swarm.errors import CheckpointCorrupt, LocalError, ModelNotFound, UnsupportedModel
 from tests.builders import make_gguf, tiny_llama
 

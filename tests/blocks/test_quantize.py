@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from swarm.blocks.gguf_codes import OWN_BITS, as_codes
+from swarm.blocks.files.gguf_codes import OWN_BITS, as_codes
 from swarm.blocks.quantize import quantize
 from swarm.blocks.weights import QuantizedWeight, stack
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from swarm import AutoModelForCausalLM, AutoTokenizer
-from swarm.blocks.bundled import default_cache, find_bundled
+from swarm.blocks.files.bundled import default_cache, find_bundled
 from swarm.client import SwarmForCausalLM
 from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm, local_swarm

@@ -7,8 +7,8 @@ import threading
 import torch
 from torch import Tensor
 
-from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.ends import ModelEnds
+from swarm.blocks.files.checkpoint import Checkpoint
 from swarm.blocks.generic.skeleton import Skeleton
 from swarm.errors import PromptTooLong
 

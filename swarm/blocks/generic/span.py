@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from swarm.blocks.attention import Row
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.generic.kept_layer import KeptLayer
 from swarm.blocks.generic.skeleton import Skeleton
-from swarm.blocks.kv_cache import KVCache
+from swarm.blocks.paged.attention import Row
+from swarm.blocks.paged.kv_cache import KVCache
 from swarm.blocks.weights import Weight
 
 

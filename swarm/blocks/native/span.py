@@ -16,15 +16,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from swarm.blocks.attention import Row
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.native.arena import Arena
 from swarm.blocks.native.library import library
 from swarm.blocks.native.linear import Format, NativeWeight, PackedWeight
 from swarm.blocks.native.rotations import Rotations
 from swarm.blocks.native.structs import BlockStruct, FeedStruct, ShapeStruct, StepStruct
-from swarm.blocks.pages import PAGE_SLOTS, pages_for
+from swarm.blocks.paged.attention import Row
+from swarm.blocks.paged.kv_cache import KVCache
+from swarm.blocks.paged.pages import PAGE_SLOTS, pages_for
 from swarm.blocks.parts import Affine, BlockParts
 from swarm.errors import CheckpointCorrupt, UnsupportedModel
 

@@ -18,14 +18,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from swarm.blocks import BlockStack, ModelEnds, open_checkpoint
-from swarm.blocks.attention import Batch, Row
 from swarm.blocks.config import ModelConfig, Rope
 from swarm.blocks.decoder import DecoderBlock
 from swarm.blocks.formats import Quant
-from swarm.blocks.kv_cache import KVCache
 from swarm.blocks.linear import PlainLinear
 from swarm.blocks.native.library import library
 from swarm.blocks.native.span import NativeSpan, can_run
+from swarm.blocks.paged.attention import Batch, Row
+from swarm.blocks.paged.kv_cache import KVCache
 from swarm.blocks.parts import Affine, BlockParts, Feed
 from swarm.blocks.weights import QuantizedWeight
 from swarm.errors import CheckpointCorrupt, UnsupportedModel

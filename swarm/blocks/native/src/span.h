@@ -7,7 +7,7 @@
 
 namespace swarm {
 
-constexpr int PAGE = 16;  // slots of a page, swarm/blocks/pages.py
+constexpr int PAGE = 16;  // slots of a page, swarm/blocks/paged/pages.py
 
 // What is equal for all blocks. Flags are 0 or 1.
 struct Shape {

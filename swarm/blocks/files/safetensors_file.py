@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from swarm.blocks.tensor_file import StoredTensor
+from swarm.blocks.files.tensor_file import StoredTensor
 from swarm.errors import CheckpointCorrupt, UnsupportedModel
 
 _MAX_HEADER_BYTES = 100 << 20

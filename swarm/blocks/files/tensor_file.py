@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from swarm.blocks.gguf_codes import OWN_BITS, as_codes
+from swarm.blocks.files.gguf_codes import OWN_BITS, as_codes
 from swarm.blocks.quantize import empty, quantize
 from swarm.blocks.weights import QuantizedWeight
 from swarm.errors import CheckpointCorrupt, UsageError

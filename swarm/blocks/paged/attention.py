@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from swarm.blocks.pages import PageTable
+from swarm.blocks.paged.pages import PageTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from swarm.blocks.config import ModelConfig
-from swarm.blocks.pages import PAGE_SLOTS, PageAllocator, PageTable, pages_for
+from swarm.blocks.paged.pages import PAGE_SLOTS, PageAllocator, PageTable, pages_for
 from swarm.errors import Busy, SessionLost
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.families import Family
+from swarm.blocks.files.gguf_codes import OWN_BITS
+from swarm.blocks.files.tensor_file import StoredTensor, TensorStore
 from swarm.blocks.formats import Quant, bits_of, is_router, resolve_quant, tensor_bytes, twice_quantized, ungrouped
-from swarm.blocks.gguf_codes import OWN_BITS
-from swarm.blocks.tensor_file import StoredTensor, TensorStore
 from swarm.blocks.weights import Weight
 from swarm.errors import CheckpointCorrupt, UsageError
 

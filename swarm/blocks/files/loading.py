@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from swarm.blocks.checkpoint import Checkpoint
+from swarm.blocks.files.checkpoint import Checkpoint
 from swarm.blocks.formats import Quant
 from swarm.blocks.weights import Weight
 from swarm.types import Span

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from swarm.blocks.tensor_file import StoredTensor
+from swarm.blocks.files.tensor_file import StoredTensor
 from swarm.errors import CheckpointCorrupt, UnsupportedModel
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}

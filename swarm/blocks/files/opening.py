@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from swarm.blocks.bundled import BUNDLED, default_cache, find_bundled
-from swarm.blocks.checkpoint import Checkpoint
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.families import find_family, find_gguf_family
-from swarm.blocks.gguf_file import GGUFStore
-from swarm.blocks.safetensors_file import SafetensorsStore
+from swarm.blocks.files.bundled import BUNDLED, default_cache, find_bundled
+from swarm.blocks.files.checkpoint import Checkpoint
+from swarm.blocks.files.gguf_file import GGUFStore
+from swarm.blocks.files.safetensors_file import SafetensorsStore
 from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmError
 
 
@@ -101,7 +101,7 @@ def _checked(source: Path, parse: Callable[[], ModelConfig]) -> ModelConfig:
 
 
 def _open_hub(model: str) -> Checkpoint:
-    from swarm.blocks.hub import HubFolder
+    from swarm.blocks.files.hub import HubFolder
 
     hub = HubFolder(model)
     return _open_folder(hub.path, model, hub.locate)
