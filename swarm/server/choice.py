@@ -96,10 +96,12 @@ def fit(config: ServerConfig, checkpoint: Checkpoint, view: View, peer: PeerId) 
 def _tell_formats(checkpoint: Checkpoint, quant: Quant) -> None:
     """Say what of the weights is not served as one would expect of `quant`."""
     if again := checkpoint.twice_quantized(quant):
+        keeps = set(again).isdisjoint(checkpoint.twice_quantized(checkpoint.resolve_quant("auto", "auto")))
         logger.info(
-            "%s: weights stored as %s are decoded and quantised again: a file of the original weights is better",
+            "%s: weights stored as %s are decoded and quantised again: %s",
             checkpoint.name,
             ", ".join(again),
+            "--quant auto keeps them as they are" if keeps else "a file of the original weights is better",
         )
     if plain := checkpoint.left_plain(quant):
         logger.info(

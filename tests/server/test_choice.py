@@ -130,6 +130,14 @@ def test_a_second_quantisation_is_told_in_one_line(tmp_path: Path, told: Callabl
     ]
 
 
+def test_who_quantises_4_bits_again_is_told_what_keeps_them(tmp_path: Path, told: Callable[[], list[str]]) -> None:
+    make_gguf(tmp_path / "four.gguf", tiny_llama(num_blocks=1), quant="Q4_0")
+    checkpoint = open_checkpoint(tmp_path / "four.gguf")
+    assert _fit(checkpoint, quant="int8").quant == "int8"
+    assert "four: weights stored as Q4_0 are decoded and quantised again: --quant auto keeps them as they are" in told()
+    assert _fit(checkpoint).quant == "int4"
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"), [({}, None), ({"dtype": "float32"}, "exact"), ({"dtype": "float16"}, "float16")]
 )
