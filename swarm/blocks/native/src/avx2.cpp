@@ -195,7 +195,6 @@ void run_bfloat16(const Tile& tile) {
     const int in = tile.weight->in, pairs = (in + 1) / 2;
     const int64_t panel_size = panel_bytes(BFLOAT16, in);
     const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
-    const Ahead<PANELS, 0, 64> ahead(packed, panel_size, 0);
     const float* x = tile.x->values + size_t(tile.row) * size_t(in);
     const __m256i upper = _mm256_set1_epi32(int(0xffff0000));
     alignas(32) float sums[ROWS][PANELS * PANEL];
@@ -213,7 +212,6 @@ void run_bfloat16(const Tile& tile) {
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; ++panel) {
             const uint8_t* line = packed + panel * panel_size + 64 * int64_t(pair);
-            if constexpr (ROWS <= 2) ahead.fetch(panel, pair, nullptr, line);
             add(2 * pair, panel, _mm256_slli_epi32(load(line), 16), _mm256_slli_epi32(load(line + 32), 16));
             if (!is_whole) continue;
             const __m256i w0 = _mm256_and_si256(load(line), upper), w1 = _mm256_and_si256(load(line + 32), upper);

@@ -160,7 +160,6 @@ void run_bfloat16(const Tile& tile) {
     const int in = tile.weight->in, pairs = (in + 1) / 2;
     const int64_t panel_size = panel_bytes(BFLOAT16, in);
     const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
-    const Ahead<PANELS, 0, 64> ahead(packed, panel_size, 0);
     const float* x = tile.x->values + size_t(tile.row) * size_t(in);
     const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
     alignas(64) float sums[ROWS][PANELS][PANEL];
@@ -171,7 +170,6 @@ void run_bfloat16(const Tile& tile) {
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; ++panel) {
             const uint8_t* line = packed + panel * panel_size + 64 * int64_t(pair);
-            if constexpr (ROWS <= 2) ahead.fetch(panel, pair, nullptr, line);
             both[panel] = load(line);
         }
 #pragma GCC unroll 2
