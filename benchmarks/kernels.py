@@ -186,16 +186,11 @@ def _holds(blocks: list[dict[str, Any]]) -> bool:
 def _text(result: dict[str, Any]) -> str:
     lines: dict[tuple[Any, ...], list[str]] = {}
     rows_of = result["arguments"]["rows"]
-    for entry in result["layers"]:
-        out, width = entry["shape"]
+    for entry in result["layers"] + result["blocks"]:
+        out, width = entry.get("shape", (0, 0))
         line = lines.setdefault((entry["model"], out, width, entry["kind"]), ["", "", ""] + [""] * len(rows_of))
         line[3 + rows_of.index(entry["rows"])] = f"{entry['us']:.0f}"
         line[0] = f"{entry['error']:.4f}"
-        if entry["rows"] == min(rows_of):
-            line[1:3] = [f"{entry['gb_per_s']:.1f}", f"{entry['share']:.0%}"]
-    for entry in result["blocks"]:
-        line = lines.setdefault((entry["model"], 0, 0, entry["kind"]), ["", "", ""] + [""] * len(rows_of))
-        line[3 + rows_of.index(entry["rows"])] = f"{entry['us']:.0f}"
         if entry["rows"] == min(rows_of):
             line[1:3] = [f"{entry['gb_per_s']:.1f}", f"{entry['share']:.0%}"]
     head = ["layer", "kind", "error", "GB/s", "of read"] + [f"{rows} rows, us" for rows in rows_of]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -39,6 +40,8 @@ FORMATS: dict[str, Callable[[Tensor], Weight]] = {
     "int4": lambda weight: quantize(weight, 4),
 }
 
+FLOAT32: Callable[[Tensor], Weight] = Tensor.float
+
 Run = Callable[[int], float]
 """Seconds that one pass of so many rows takes: of one sequence each up to 16 rows, else of one prompt."""
 
@@ -52,26 +55,38 @@ def measure(model: str, rows: list[int], read: Callable[[], float]) -> list[dict
         read: Measures the read bandwidth, in GB/s.
 
     Returns:
-        For each format and number of rows: `us` per block, `gb_per_s` of weights, `share` of the read bandwidth.
+        For each format and number of rows: `us` per block, `gb_per_s` of weights, `share` of the read bandwidth, and
+        `error` of what the blocks add to the hidden state, against the same weights in float32.
     """
     spans = dict(_spans(model))
+    exact = _added(TorchSpan(_config(model), dtype=torch.float32), _config(model), FLOAT32)
+    errors = {name: float((span.added - exact).norm() / exact.norm()) for name, span in spans.items()}
     found = []
     for count in rows:
         times: dict[str, list[float]] = {name: [] for name in spans}
         bandwidth = read()
         for _ in range(SAMPLES if count <= 16 else 5):
-            for name, (_, run) in spans.items():
-                times[name].append(run(count))
+            for name, span in spans.items():
+                times[name].append(span.run(count))
         bandwidth = max(bandwidth, read())
-        for name, (weight_bytes, _) in spans.items():
+        for name, span in spans.items():
             seconds = median(times[name]) / COPIES[model]
-            speed = weight_bytes / COPIES[model] / seconds / 1e9
-            entry = {"model": model, "kind": name, "rows": count, "us": 1e6 * seconds}
+            speed = span.weight_bytes / COPIES[model] / seconds / 1e9
+            entry = {"model": model, "kind": name, "rows": count, "us": 1e6 * seconds, "error": errors[name]}
             found.append(entry | {"gb_per_s": speed, "share": speed / bandwidth})
     return found
 
 
-def _spans(model: str) -> Iterator[tuple[str, tuple[int, Run]]]:
+@dataclass(frozen=True)
+class Loaded:
+    """A span of one format: its size, what times it, and what it adds to some tokens."""
+
+    weight_bytes: int
+    run: Run
+    added: Tensor
+
+
+def _spans(model: str) -> Iterator[tuple[str, Loaded]]:
     config = _config(model)
     if library() is not None:
         for name, convert in FORMATS.items():
@@ -79,19 +94,34 @@ def _spans(model: str) -> Iterator[tuple[str, tuple[int, Run]]]:
     yield "bf16 torch", _loaded(TorchSpan(config, dtype=torch.bfloat16), config, FORMATS["bf16"])
 
 
-def _loaded(span: NativeSpan | TorchSpan, config: ModelConfig, convert: Callable[[Tensor], Weight]) -> tuple[int, Run]:
+def _added(span: NativeSpan | TorchSpan, config: ModelConfig, convert: Callable[[Tensor], Weight]) -> Tensor:
+    """Fill the span with random weights; return what it adds to the hidden states of 16 tokens."""
     parts = _random_parts(config, convert)
     for index in range(config.num_blocks):
         span.add(parts, index)
-    cache = KVCache(
+    cache = _cache(config, 1, torch.float32 if convert is FLOAT32 else torch.bfloat16)
+    sequence, hidden = cache.new_sequence(), _hidden(config)[:16]
+    cache.prepare(sequence, 0, 16)
+    return span.forward(hidden, [Row(sequence, 0, 16)], cache, 0, config.num_blocks).float() - hidden.float()
+
+
+def _cache(config: ModelConfig, num_pages: int, dtype: torch.dtype) -> KVCache:
+    return KVCache(
         num_blocks=config.num_blocks,
-        num_pages=16 * pages_for(CONTEXT + 1) + pages_for(512),
+        num_pages=num_pages,
         num_kv_heads=config.num_kv_heads,
         head_size=config.head_size,
-        dtype=torch.bfloat16,
+        dtype=dtype,
     )
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(512, config.hidden_size, generator=generator).bfloat16()
+
+
+def _hidden(config: ModelConfig) -> Tensor:
+    return torch.randn(512, config.hidden_size, generator=torch.Generator().manual_seed(1)).bfloat16()
+
+
+def _loaded(span: NativeSpan | TorchSpan, config: ModelConfig, convert: Callable[[Tensor], Weight]) -> Loaded:
+    added, hidden = _added(span, config, convert), _hidden(config)
+    cache = _cache(config, 16 * pages_for(CONTEXT + 1) + pages_for(512), torch.bfloat16)
     sequences = [cache.new_sequence() for _ in range(16)]
     for sequence in sequences:
         cache.prepare(sequence, 0, CONTEXT)
@@ -112,7 +142,7 @@ def _loaded(span: NativeSpan | TorchSpan, config: ModelConfig, convert: Callable
             cache.release(rows[0].sequence)
         return seconds
 
-    return span.weight_bytes, run
+    return Loaded(span.weight_bytes, run, added)
 
 
 def _config(model: str) -> ModelConfig:
