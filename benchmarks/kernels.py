@@ -24,7 +24,7 @@ from swarm.blocks.layouts.plain import PackedLinear, PlainLinear
 from swarm.blocks.linear import Linear
 from swarm.blocks.native import NativeLinear, kernel_name
 from swarm.blocks.native.arena import Arena
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from swarm.blocks.quantize import quantize
 
 SHAPES = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from swarm.blocks.config import ModelConfig, Rope
 from swarm.blocks.native import NativeSpan
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from swarm.blocks.paged.attention import Row
 from swarm.blocks.paged.kv_cache import KVCache
 from swarm.blocks.paged.pages import pages_for

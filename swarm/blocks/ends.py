@@ -12,7 +12,7 @@ from swarm.blocks.files.checkpoint import Checkpoint
 from swarm.blocks.files.tensor_file import StoredTensor
 from swarm.blocks.linear import Linear, linear_factory
 from swarm.blocks.native import kernel_name
-from swarm.blocks.native.library import TORCH
+from swarm.blocks.native.binding import TORCH
 from swarm.errors import TokenOutOfRange
 
 

@@ -26,7 +26,7 @@ from swarm.blocks.layouts.packed4 import Packed4Linear
 from swarm.blocks.layouts.plain import PackedLinear, PlainLinear
 from swarm.blocks.layouts.sliced import DecodingLinear, WideningLinear
 from swarm.blocks.native import NativeLinear, kernel_name
-from swarm.blocks.native.library import TORCH
+from swarm.blocks.native.binding import TORCH
 from swarm.blocks.weights import Weight
 
 

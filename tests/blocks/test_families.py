@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from swarm.blocks import open_checkpoint, span
 from swarm.blocks.conformance import TOLERANCE, check
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from swarm.errors import CheckpointCorrupt, UnsupportedModel
 from tests.builders import logits_of, reference_logits, some_ids
 from tests.families import GENERIC, OURS, make_tiny

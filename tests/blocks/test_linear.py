@@ -14,7 +14,7 @@ from swarm.blocks.layouts.plain import PackedLinear, PlainLinear
 from swarm.blocks.layouts.sliced import DecodingLinear, WideningLinear
 from swarm.blocks.linear import Linear, linear_factory
 from swarm.blocks.native import NativeLinear
-from swarm.blocks.native.library import TORCH
+from swarm.blocks.native.binding import TORCH
 from swarm.blocks.quantize import quantize
 from swarm.blocks.weights import QuantizedWeight
 from swarm.errors import UsageError

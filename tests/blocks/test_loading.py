@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from tests.builders import make_llama
 
 MIB = 2**20

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.blocks.native.library import kernel_name, why_not
+    from swarm.blocks.native.binding import kernel_name, why_not
     from swarm.blocks.native.linear import NativeLinear, PackedWeight
     from swarm.blocks.native.span import NativeSpan
 
@@ -18,8 +18,8 @@ _HOMES = {
     "NativeLinear": "linear",
     "NativeSpan": "span",
     "PackedWeight": "linear",
-    "kernel_name": "library",
-    "why_not": "library",
+    "kernel_name": "binding",
+    "why_not": "binding",
 }
 
 __all__ = ["NativeLinear", "NativeSpan", "PackedWeight", "kernel_name", "why_not"]

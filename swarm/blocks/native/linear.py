@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from swarm.blocks.native.arena import Arena
-from swarm.blocks.native.library import library, why_not
+from swarm.blocks.native.binding import library, why_not
 from swarm.blocks.weights import GROUP, QuantizedWeight, Weight
 from swarm.errors import UnsupportedModel
 

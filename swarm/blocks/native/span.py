@@ -18,7 +18,7 @@ from torch import Tensor
 
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.native.arena import Arena
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from swarm.blocks.native.linear import Format, NativeWeight, PackedWeight
 from swarm.blocks.native.rotations import Rotations
 from swarm.blocks.native.structs import BlockStruct, FeedStruct, ShapeStruct, StepStruct
@@ -63,16 +63,6 @@ def can_run(config: ModelConfig, dtype: torch.dtype) -> str | None:
     return None
 
 
-def _declared(native: ctypes.CDLL | None) -> ctypes.CDLL:
-    """Tell ctypes the types of what we call."""
-    assert native is not None
-    native.swarm_span_workspace.restype = ctypes.c_int64
-    native.swarm_span_workspace.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int)
-    native.swarm_span_run.restype = ctypes.c_int
-    native.swarm_span_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
-    return native
-
-
 class NativeSpan:
     """Consecutive blocks of one model in packed weights: bfloat16, or codes of 8 or 4 bits."""
 
@@ -88,7 +78,9 @@ class NativeSpan:
         """
         if reason := can_run(config, dtype):
             raise UnsupportedModel(f"{config.family}: {reason}: run it with SWARM_KERNEL=torch")
-        self._native, self._config, self._dtype = _declared(library()), config, dtype
+        found = library()
+        assert found is not None  # `can_run` has looked
+        self._native, self._config, self._dtype = found, config, dtype
         self._blocks: list[BlockStruct] = []
         self._packed = (BlockStruct * 0)()
         self._kept: list[object] = []

@@ -17,7 +17,7 @@ import torch
 from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 
-from swarm.blocks.native.library import KERNELS, kernel_name, library
+from swarm.blocks.native.binding import KERNELS, kernel_name, library
 from swarm.blocks.native.linear import Format, NativeLinear, PackedWeight, quantize
 from swarm.blocks.quantize import quantize as quantize_weight
 from swarm.blocks.weights import GROUP, QuantizedWeight, Weight
@@ -207,7 +207,7 @@ def test_a_packed_weight_knows_what_it_takes() -> None:
 SCRIPT = """
 import torch
 from tests.blocks.native import test_linear as here
-from swarm.blocks.native.library import kernel_name
+from swarm.blocks.native.binding import kernel_name
 torch.set_num_threads(1)
 layers = [here.NativeLinear(here._weight(form, 50, 96), here._numbers(50)) for form in here.FORMATS]
 torch.save([kernel_name(), *(layer(here._numbers(9, 96)) for layer in layers)], sys_path)

@@ -22,7 +22,7 @@ from swarm.blocks.config import ModelConfig, Rope
 from swarm.blocks.decoder import DecoderBlock
 from swarm.blocks.formats import Quant
 from swarm.blocks.linear import PlainLinear
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 from swarm.blocks.native.span import NativeSpan, can_run
 from swarm.blocks.paged.attention import Batch, Row
 from swarm.blocks.paged.kv_cache import KVCache

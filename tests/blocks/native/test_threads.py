@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from swarm.blocks.native.library import library
+from swarm.blocks.native.binding import library
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the native kernels are not built")
 

@@ -244,12 +244,8 @@ constexpr Tiling CODED_TILES = {4, FORMAT == INT8 ? 32 : 64, WIDTH, CODED<FORMAT
 constexpr Tiling PLAIN_TILES = {6, 256, PLAIN_WIDTH, PLAIN, WIDE_PLAIN};
 
 void linear(const Weight& weight, const Activations& x, float* y, size_t stride, int first, int last) {
-    const int steps = weight.format == BFLOAT16 ? (weight.in + 1) / 2 : weight.in / GROUP;
-    const Tiling& tiling = weight.format == BFLOAT16 ? PLAIN_TILES
-                           : weight.format == INT8   ? CODED_TILES<INT8>
-                           : weight.format == INT4   ? CODED_TILES<INT4>
-                                                     : CODED_TILES<INT4_SYMMETRIC>;
-    run_tiles(tiling, steps, weight, x, y, stride, first, last);
+    run_linear({PLAIN_TILES, CODED_TILES<INT8>, CODED_TILES<INT4>, CODED_TILES<INT4_SYMMETRIC>}, weight, x, y, stride,
+               first, last);
 }
 
 }  // namespace

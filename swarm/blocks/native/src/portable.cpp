@@ -112,12 +112,7 @@ constexpr Tiling BFLOAT16_TILES = {1, 256, WIDTH, PLAIN, PLAIN}, INT8_TILES = {1
 constexpr Tiling INT4_TILES = {1, 64, WIDTH, FOUR, FOUR}, SYMMETRIC_TILES = {1, 64, WIDTH, SYMMETRIC, SYMMETRIC};
 
 void linear(const Weight& weight, const Activations& x, float* y, size_t stride, int first, int last) {
-    const Tiling& tiling = weight.format == BFLOAT16 ? BFLOAT16_TILES
-                           : weight.format == INT8   ? INT8_TILES
-                           : weight.format == INT4   ? INT4_TILES
-                                                     : SYMMETRIC_TILES;
-    const int steps = weight.format == BFLOAT16 ? (weight.in + 1) / 2 : weight.in / GROUP;
-    run_tiles(tiling, steps, weight, x, y, stride, first, last);
+    run_linear({BFLOAT16_TILES, INT8_TILES, INT4_TILES, SYMMETRIC_TILES}, weight, x, y, stride, first, last);
 }
 
 }  // namespace

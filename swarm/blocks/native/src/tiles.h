@@ -92,6 +92,21 @@ void run_tiles(const Tiling& tiling, int steps, const Weight& weight, const Acti
                      &done);
 }
 
+// What one instruction set has for each format.
+struct Tilings {
+    const Tiling &plain, &int8, &int4, &int4_symmetric;
+};
+
+inline void run_linear(const Tilings& tilings, const Weight& weight, const Activations& x, float* y, size_t stride,
+                       int first, int last) {
+    const int steps = weight.format == BFLOAT16 ? (weight.in + 1) / 2 : weight.in / GROUP;
+    const Tiling& tiling = weight.format == BFLOAT16 ? tilings.plain
+                           : weight.format == INT8   ? tilings.int8
+                           : weight.format == INT4   ? tilings.int4
+                                                     : tilings.int4_symmetric;
+    run_tiles(tiling, steps, weight, x, y, stride, first, last);
+}
+
 // The 16 sums of one row and panel: from y if there is a stretch before this one, else zeros.
 inline void load_sums(const Tile& tile, int row, int panel, float* sums) {
     const int valid = tile.begin ? valid_outputs(*tile.weight, panel) : 0;

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.blocks.native import library as subject
-from swarm.blocks.native.library import KERNELS, TORCH, kernel_name, library, why_not
+from swarm.blocks.native import binding as subject
+from swarm.blocks.native.binding import KERNELS, TORCH, kernel_name, library, why_not
 
 needs_library = pytest.mark.skipif(library() is None, reason="the native kernels are not built")
 
