@@ -178,7 +178,7 @@ void run_quantized(const Tile& tile) {
     load_tile<ROWS, 1>(tile, sums, y);
     for (int group = tile.begin; group < tile.end; ++group) {
         const uint8_t* codes = packed + size_t(group) * CODES;
-        if constexpr (ROWS <= 2) ahead.fetch(0, group, header + group * HEADER, codes);
+        if (tile.row == 0) ahead.fetch(0, group, header + group * HEADER, codes);
         __m256i acc[ROWS][2] = {};
         if constexpr (FORMAT == INT8)
             add_eights<ROWS>(codes, x + group * GROUP, width, acc);

@@ -143,7 +143,7 @@ void run_quantized(const Tile& tile) {
     load_tile<ROWS, PANELS>(tile, sums, y);
     for (int group = tile.begin; group < tile.end; ++group) {
         const uint8_t* codes = packed + size_t(group) * CODES;
-        if constexpr (ROWS <= 2)
+        if (tile.row == 0)
             for (int panel = 0; panel < PANELS; ++panel)
                 ahead.fetch(panel, group, header + panel * panel_size + group * HEADER, codes + panel * panel_size);
         __m512i acc[ROWS][PANELS] = {};

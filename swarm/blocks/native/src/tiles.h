@@ -29,8 +29,8 @@ struct Tiling {
     const RunTile *narrow, *wide;
 };
 
-// Fetches codes, scales and minimums before they are used, for tiles of so few rows that memory sets the pace. In two
-// steps: the first cache has too few open requests for the long way from memory, the second has enough. The far one goes
+// Fetches codes, scales and minimums before they are used, for the first rows that pass over a panel: the others find it
+// in the cache. In two steps: the first cache has too few open requests for the long way from memory, the second has enough. The far one goes
 // through all bytes of the panels, so that it meets the next tile's as well, small as they may be. Measured (Zen 4, AVX2,
 // one row and thread, 8B and SmolLM2 shapes in large pages): int8 24 and 20 GB/s, with the near one alone 19 and 13, with
 // none 19 and 9. BFLOAT16, without scales in between, is best left to the machine's own prefetching: 29 GB/s against 23.
