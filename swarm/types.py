@@ -136,3 +136,48 @@ class ModelEntry:
     fingerprint: str
     num_blocks: int
     num_servers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """What a server's engine does; rates and percentiles are of the last seconds. New fields go to the end.
+
+    Attributes:
+        sessions: Open sessions.
+        running: Steps in the batch that is being computed, prefills that were begun included.
+        waiting: Steps that have not begun.
+        pages: KV pages of the pool.
+        pages_used: Held by sessions.
+        pages_cached: Held only to be found again; given up when sessions need them.
+        sequences: Sequences of all sessions.
+        prefill_per_s: Prompt tokens per second.
+        decode_per_s: Tokens per second of steps of few tokens.
+        batch_rows: Mean number of sequences in a decoding batch.
+        batch_rows_max: The largest.
+        queue_p50: Seconds from a step's arrival to its beginning, median.
+        queue_p95: 95th percentile.
+        queue_p99: 99th percentile.
+        num_busy: Steps that were answered with `Busy`, since the start.
+        prefix_wanted: Tokens of prompts that were looked up, since the start.
+        prefix_found: Of them, those that needed not be computed.
+        bytes_waiting: Activations of the steps that wait.
+    """
+
+    sessions: int = 0
+    running: int = 0
+    waiting: int = 0
+    pages: int = 0
+    pages_used: int = 0
+    pages_cached: int = 0
+    sequences: int = 0
+    prefill_per_s: float = 0.0
+    decode_per_s: float = 0.0
+    batch_rows: float = 0.0
+    batch_rows_max: int = 0
+    queue_p50: float = 0.0
+    queue_p95: float = 0.0
+    queue_p99: float = 0.0
+    num_busy: int = 0
+    prefix_wanted: int = 0
+    prefix_found: int = 0
+    bytes_waiting: int = 0

@@ -9,7 +9,7 @@ the other side is frozen, or the line is dead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from time import perf_counter
@@ -21,8 +21,9 @@ from swarm.network.config import Timeouts
 from swarm.network.stream import Buffer, Stream
 from swarm.types import PeerId
 from swarm.wire import Error, Hello, Message, Ping, Pong
+from swarm.wire.encoding import error_of
 from swarm.wire.handshake import agree, our_hello
-from swarm.wire.messages import NO_SESSION, error_of
+from swarm.wire.messages import NO_SESSION
 
 _SMOOTHING = 0.25
 """Weight of the latest round trip in the average."""
@@ -128,6 +129,16 @@ class Channel:
             return False
         try:
             self._stream.send(message, body)
+        except SwarmError:
+            return False  # `send` says why
+        return True
+
+    def try_send_all_now(self, frames: Sequence[tuple[Message, Buffer]]) -> bool:
+        """As `try_send_now`, several messages in one piece; False if none of them was sent."""
+        if not (self._stream.takes_from_any_thread and self.is_open):
+            return False
+        try:
+            self._stream.send_all(frames)
         except SwarmError:
             return False  # `send` says why
         return True

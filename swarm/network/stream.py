@@ -7,7 +7,7 @@ whoever receives. `send` alone may be called by other threads, where the transpo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from swarm.errors import HopLost
@@ -98,19 +98,30 @@ class Stream(asyncio.BufferedProtocol):
             HopLost: The stream has ended, or the other side reads too slowly.
             ProtocolError: Header or body over their limits; nothing was sent.
         """
-        header = encode(message)
-        size = len(body) if isinstance(body, (bytes, bytearray)) else body.nbytes
-        head = encode_prefix(len(header), size) + header
+        self.send_all(((message, body),))
+
+    def send_all(self, frames: Sequence[tuple[Message, Buffer]]) -> None:
+        """Send frames in one piece, so that the other side is woken once; raises as `send`, nothing was sent then."""
+        pieces: list[Buffer] = []
+        total = 0
+        for message, body in frames:
+            head, size = _head(message, body)
+            pieces += (head, body)
+            total += size
+        transport = self._require_room(total)
+        if total <= JOIN_BYTES:
+            transport.write(b"".join(pieces))
+        else:
+            transport.writelines(pieces)
+        self.sent_at = self._loop.time()
+
+    def _require_room(self, size: int) -> asyncio.Transport:
         transport = self._transport
         if transport is None or not self.is_open:
             raise HopLost("the stream has ended")
-        if size <= JOIN_BYTES:
-            transport.write(b"".join((head, body)) if size else head)
-        elif transport.get_write_buffer_size() + size > MAX_UNSENT_BYTES:
+        if transport.get_write_buffer_size() + size > MAX_UNSENT_BYTES:
             raise HopLost(f"the peer leaves more than {MAX_UNSENT_BYTES >> 20} MiB unread")
-        else:
-            transport.writelines((head, body))
-        self.sent_at = self._loop.time()
+        return transport
 
     async def drain(self) -> None:
         """Wait until little enough is unsent; returns as well when the stream ends."""
@@ -190,3 +201,10 @@ class Stream(asyncio.BufferedProtocol):
     def _on_frame(self, message: Message, body: bytearray) -> None:
         assert self.owner is not None
         self.owner.on_message(message, body)
+
+
+def _head(message: Message, body: Buffer) -> tuple[bytes, int]:
+    """Return what stands before the body, and the body's size in bytes."""
+    header = encode(message)
+    size = len(body) if isinstance(body, (bytes, bytearray)) else body.nbytes
+    return encode_prefix(len(header), size) + header, size

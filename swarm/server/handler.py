@@ -23,7 +23,7 @@ from swarm.server.sessions import Session, SessionTable
 from swarm.types import PeerId, Span
 from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Prepared, Result, Step, Timing
 from swarm.wire.codecs import decode_tensor, encode_tensor
-from swarm.wire.messages import error_of
+from swarm.wire.encoding import error_of
 
 logger = get_logger(__name__)
 

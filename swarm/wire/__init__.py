@@ -5,32 +5,37 @@ body. The header is a msgpack array `[number, field, field, ...]` of one declare
 body, where a message has one, is the rows' activations in the message's codec.
 """
 
+from swarm.wire.encoding import Prepared, decode, encode
 from swarm.wire.frames import PREFIX_BYTES, encode_prefix, parse_prefix
 from swarm.wire.messages import (
+    AskStats,
     Cancel,
     Close,
     Error,
+    Find,
+    Found,
     Hello,
     Message,
     Open,
     Opened,
     Ping,
     Pong,
-    Prepared,
     Result,
     Row,
+    Stats,
     Step,
     Timing,
-    decode,
-    encode,
     unpack_timings,
 )
 
 __all__ = [
     "PREFIX_BYTES",
+    "AskStats",
     "Cancel",
     "Close",
     "Error",
+    "Find",
+    "Found",
     "Hello",
     "Message",
     "Open",
@@ -40,6 +45,7 @@ __all__ = [
     "Prepared",
     "Result",
     "Row",
+    "Stats",
     "Step",
     "Timing",
     "decode",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MAX_HEADER_BYTES = 64 * 1024
-"""A header holds ids, ranges and a short text; 2,048 rows take about 30 KiB."""
+"""A header holds ids, ranges, hashes and a short text; 2,048 rows take about 36 KiB."""
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """1,024 tokens of a model 16,384 wide in float32; longer prefills travel in chunks."""
@@ -28,3 +28,15 @@ MAX_TEXT = 1024
 
 SESSION_BYTES = 16
 """A session id is random and secret between the client and its hops: knowing it authorises a push."""
+
+HASH_BYTES = 16
+"""Of a page's tokens and all before them; two that differ meet by chance once in 2**64 pages."""
+
+MAX_HASHES = 1024
+"""In one message: 16,384 tokens of a prompt, 16 KiB of a header. What is beyond is computed anew."""
+
+MAX_PRIORITY = 9
+"""The last to be served of a client's sessions."""
+
+MAX_STATS = 64
+"""Numbers that a server tells of itself."""

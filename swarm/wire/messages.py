@@ -1,9 +1,7 @@
 """Messages: each declared once, with a number, and a type and range for each field.
 
-A header is `[number, field, field, ...]`. Fields are only ever appended, with a default: a newer
-peer's surplus fields are ignored, an older peer's missing ones take their defaults. An unknown
-number is refused. Session ids are secret between a client and its hops: a Step is accepted from
-whoever knows the id, be it the client or the hop before.
+A header is `[number, field, field, ...]` (`swarm.wire.encoding`). Session ids are secret between a client and its
+hops: a Step is accepted from whoever knows the id, be it the client or the hop before.
 
 A conversation (client C, hops 1 and 2): C sends Open to both, each says Opened. C sends Step to 1
 with route [2]; 1 runs it and sends it on to 2 with route []; 2 runs it and sends Result to C, on
@@ -13,21 +11,32 @@ the channel on which C opened the session. A hop that fails sends Error to C on 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
-import msgpack
-
-from swarm.errors import ProtocolError
 from swarm.wire.fields import Check, blob, blob_of, counts_of, integer, many, number, one_of, text
-from swarm.wire.limits import MAX_ADDRS, MAX_BLOCKS, MAX_HOPS, MAX_POSITION, MAX_ROWS, MAX_TEXT, SESSION_BYTES
+from swarm.wire.limits import (
+    HASH_BYTES,
+    MAX_ADDRS,
+    MAX_BLOCKS,
+    MAX_HASHES,
+    MAX_HOPS,
+    MAX_POSITION,
+    MAX_PRIORITY,
+    MAX_ROWS,
+    MAX_STATS,
+    MAX_TEXT,
+    SESSION_BYTES,
+)
 
 CODECS = ("float32", "bfloat16", "float16", "int8")
 """How a body holds activations; see `swarm.wire.codecs`."""
 
 NO_SESSION = bytes(SESSION_BYTES)
 """In an Error: about the whole stream."""
+
+NO_LINEAGE = bytes(HASH_BYTES)
+"""In an Open: no pages of this session are to be found again."""
 
 _PACKED_TIMING = struct.Struct("<III")
 TIMING_BYTES = _PACKED_TIMING.size
@@ -82,6 +91,7 @@ def unpack_timings(times: bytes) -> tuple[Timing, ...]:
 
 _ROW = counts_of(Row, MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, MAX_POSITION)
 _TIMES = blob_of(TIMING_BYTES, MAX_HOPS)
+_HASHES = blob_of(HASH_BYTES, MAX_HASHES)
 
 
 def _field(check: Check, default: object = ...) -> Any:
@@ -130,7 +140,10 @@ class Open(Message):
     """Open a session through blocks [start, end) of the receiver.
 
     `fingerprint` must be the served model's; `next_peer` and `next_addrs` (empty at the last hop)
-    let the server dial its successor before the first step arrives.
+    let the server dial its successor before the first step arrives. `num_hops` is the whole route's, which tells in
+    how many batches sessions had better travel. `priority`: 0 is served first among the sessions of one client.
+    `lineage` stands for all that decides about the numbers that arrive here (the hops before, the codec): pages are
+    found again only under the same one.
     """
 
     wire_number = 4
@@ -142,6 +155,9 @@ class Open(Message):
     codec: str = _field(one_of(*CODECS))
     next_peer: str = _field(_PEER, "")
     next_addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS), ())
+    num_hops: int = _field(integer(1, MAX_HOPS), 1)
+    priority: int = _field(integer(0, MAX_PRIORITY), 0)
+    lineage: bytes = _field(blob(HASH_BYTES), NO_LINEAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,8 @@ class Step(Message):
 
     Body: the rows' tokens one after another, (sum of lengths, D), in `codec`. `route` holds the
     peers still to come; `times` grows by one packed `Timing` a hop. Steps of an `epoch` older than the
-    newest one seen are dropped without an answer: a roll-back made them stale.
+    newest one seen are dropped without an answer: a roll-back made them stale. `marks`: for each page that a row of
+    the step fills, row by row, the hash under which it is to be found again; all of them or none.
     """
 
     wire_number = 6
@@ -170,6 +187,7 @@ class Step(Message):
     codec: str = _field(one_of(*CODECS))
     rows: tuple[Row, ...] = _field(many(_ROW, MAX_ROWS, min_items=1))
     route: tuple[str, ...] = _field(many(_PEER, MAX_HOPS), ())
+    marks: bytes = _field(_HASHES, b"")
     times: bytes = _field(_TIMES, b"")
 
 
@@ -218,77 +236,54 @@ class Error(Message):
     retry_after: float = _field(number(0, 86400), 0.0)
 
 
-_KINDS: dict[int, type[Message]] = {
-    kind.wire_number: kind for kind in (Hello, Ping, Pong, Open, Opened, Step, Result, Cancel, Close, Error)
-}
-_CHECKS: dict[type[Message], tuple[Check, ...]] = {
-    kind: tuple(entry.metadata["check"] for entry in fields(cast(Any, kind))) for kind in _KINDS.values()
-}
-_NAMES = {kind: tuple(entry.name for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
-_NUM_REQUIRED = {kind: sum(entry.default is MISSING for entry in fields(cast(Any, kind))) for kind in _KINDS.values()}
+@dataclass(frozen=True, slots=True)
+class Find(Message):
+    """Let `sequence` begin with the pages held under these hashes of its first full pages, as many as there are."""
 
-
-class Prepared(NamedTuple):
-    """A Step or Result encoded while its tensor is still being computed: all but its `times`."""
-
-    head: bytes
-
-    @classmethod
-    def of(cls, message: Step | Result) -> Prepared:
-        """Encode `message`, whose `times` must be empty: they are its last field, and the last two bytes."""
-        return cls(encode(message)[:-2])
-
-    def with_times(self, times: bytes) -> Encoded:
-        """Return the whole message."""
-        return Encoded(self.head + cast(bytes, msgpack.packb(times)))
+    wire_number = 11
+    session: bytes = _field(_SESSION)
+    sequence: int = _field(integer(0, MAX_ROWS - 1))
+    hashes: bytes = _field(_HASHES)
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded(Message):
-    """A message that was encoded beforehand; `encode` returns its header as it is."""
+class Found(Message):
+    """The answer to Find: how many tokens the sequence holds now."""
 
-    header: bytes
-
-
-def encode(message: Message) -> bytes:
-    """Return the header bytes of `message`; its fields are trusted, they are ours."""
-    kind = type(message)
-    if isinstance(message, Encoded):
-        return message.header
-    return cast(bytes, msgpack.packb([kind.wire_number, *(getattr(message, name) for name in _NAMES[kind])]))
+    wire_number = 12
+    session: bytes = _field(_SESSION)
+    sequence: int = _field(integer(0, MAX_ROWS - 1))
+    tokens: int = _field(integer(0, MAX_POSITION))
 
 
-def decode(header: bytes | bytearray | memoryview) -> Message:
-    """Return the message that `header` holds.
+@dataclass(frozen=True, slots=True)
+class AskStats(Message):
+    """How are you? A server answers with Stats."""
 
-    Raises:
-        ProtocolError: No valid msgpack, an unknown number, a missing field, or a value out of range.
-    """
-    try:
-        values = msgpack.unpackb(header, use_list=True, strict_map_key=True)
-    except Exception as error:  # msgpack raises half a dozen unrelated classes on garbage
-        raise ProtocolError(f"header is no msgpack: {type(error).__name__}") from error
-    if not isinstance(values, list) or not values or type(values[0]) is not int:
-        raise ProtocolError("header is no array that starts with a message number")
-    kind = _KINDS.get(values[0])
-    if kind is None:
-        raise ProtocolError(f"unknown message number {values[0]}")
-    return _build(kind, values[1:])
+    wire_number = 13
 
 
-def _build(kind: type[Message], values: Sequence[object]) -> Message:
-    checks = _CHECKS[kind]
-    if len(values) < _NUM_REQUIRED[kind]:
-        raise ProtocolError(f"{kind.__name__} has {len(values)} fields, {_NUM_REQUIRED[kind]} are needed")
-    try:
-        return kind(*(check(value) for check, value in zip(checks, values, strict=False)))
-    except ProtocolError as error:
-        raise ProtocolError(f"{kind.__name__}: {error}") from error
+@dataclass(frozen=True, slots=True)
+class Stats(Message):
+    """A server's `EngineStats`, its fields in order."""
+
+    wire_number = 14
+    values: tuple[float, ...] = _field(many(number(0, 1e18), MAX_STATS))
 
 
-def error_of(error: Exception, *, session: bytes = NO_SESSION, step: int = 0) -> Error:
-    """Return the Error message that tells a peer of `error`, without anything private in it."""
-    code = getattr(error, "code", 0)
-    words = str(error) if code else f"internal error ({type(error).__name__})"
-    words = "".join(letter if letter.isprintable() else " " for letter in words)[:MAX_TEXT]
-    return Error(session, step, code, words, getattr(error, "retry_after", 0.0))
+KINDS: tuple[type[Message], ...] = (
+    Hello,
+    Ping,
+    Pong,
+    Open,
+    Opened,
+    Step,
+    Result,
+    Cancel,
+    Close,
+    Error,
+    Find,
+    Found,
+    AskStats,
+    Stats,
+)

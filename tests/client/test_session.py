@@ -16,7 +16,7 @@ from swarm.errors import BadResult, Busy, HopLost, HopRefused, HopTimeout, Proto
 from swarm.types import Hop, PeerId
 from swarm.wire import Cancel, Close, Error, Open, Opened, Result, Row, Step
 from swarm.wire.codecs import encode_tensor
-from swarm.wire.messages import error_of
+from swarm.wire.encoding import error_of
 from tests.fake_wire import End, settle
 
 QUICK = ClientConfig(initial_peers=("x",), chunk_tokens=4, timeouts=Timeouts(open=0.05, step=0.2))

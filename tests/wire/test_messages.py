@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 from swarm.errors import Busy, HopFailed, ProtocolError, from_code
 from swarm.wire import (
+    AskStats,
     Cancel,
     Close,
     Error,
+    Find,
+    Found,
     Hello,
     Message,
     Open,
@@ -24,14 +27,25 @@ from swarm.wire import (
     Prepared,
     Result,
     Row,
+    Stats,
     Step,
     Timing,
     decode,
     encode,
     unpack_timings,
 )
-from swarm.wire.limits import MAX_BLOCKS, MAX_HEADER_BYTES, MAX_HOPS, MAX_POSITION, MAX_ROWS, MAX_TEXT
-from swarm.wire.messages import CODECS, NO_SESSION, error_of
+from swarm.wire.encoding import error_of
+from swarm.wire.limits import (
+    HASH_BYTES,
+    MAX_BLOCKS,
+    MAX_HASHES,
+    MAX_HEADER_BYTES,
+    MAX_HOPS,
+    MAX_POSITION,
+    MAX_ROWS,
+    MAX_TEXT,
+)
+from swarm.wire.messages import CODECS, NO_SESSION
 
 COUNT = st.integers(0, 2**63 - 1)
 SESSION = st.binary(min_size=16, max_size=16)
@@ -46,6 +60,7 @@ ROW = st.builds(
 )
 TIMING = st.builds(Timing, *[st.integers(0, 2**32 - 1)] * 3)
 TIMES = st.lists(TIMING, max_size=5).map(lambda timings: b"".join(timing.packed() for timing in timings))
+HASHES = st.lists(st.binary(min_size=HASH_BYTES, max_size=HASH_BYTES), max_size=3).map(b"".join)
 CODEC = st.sampled_from(CODECS)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -63,6 +78,9 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         CODEC,
         PRINTABLE,
         st.lists(PRINTABLE, max_size=3).map(tuple),
+        st.integers(1, MAX_HOPS),
+        st.integers(0, 9),
+        SESSION,
     ),
     st.builds(Opened, SESSION, COUNT),
     st.builds(
@@ -73,11 +91,16 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
         CODEC,
         st.lists(ROW, min_size=1, max_size=5).map(tuple),
         st.lists(PRINTABLE, max_size=3).map(tuple),
+        HASHES,
         TIMES,
     ),
     st.builds(Result, SESSION, COUNT, CODEC, st.integers(0, MAX_POSITION), TIMES),
     st.builds(Cancel, SESSION, COUNT),
     st.builds(Close, SESSION),
+    st.builds(Find, SESSION, st.integers(0, MAX_ROWS - 1), HASHES),
+    st.builds(Found, SESSION, st.integers(0, MAX_ROWS - 1), st.integers(0, MAX_POSITION)),
+    st.just(AskStats()),
+    st.builds(Stats, st.lists(st.floats(0, 1e18), max_size=5).map(tuple)),
     st.builds(Error, SESSION, COUNT, st.integers(0, 65535), PRINTABLE, st.floats(0, 86400)),
 )
 STEP = Step(b"s" * 16, 1, 0, "float32", (Row(0, 0, 0, 1, 1),))
@@ -130,7 +153,7 @@ def test_a_message_prepared_before_its_times_are_known_is_the_same_one(hops: int
     times = Timing(1, 2, 3).packed() * hops
     rows = (Row(0, 0, 4, 1, 1),)
     for whole in (
-        Step(b"s" * 16, 5, 6, "bfloat16", rows, ("next",), times),
+        Step(b"s" * 16, 5, 6, "bfloat16", rows, ("next",), b"h" * 16, times),
         Result(b"s" * 16, 5, "bfloat16", 1, times),
     ):
         early = replace(whole, times=b"")
@@ -139,9 +162,8 @@ def test_a_message_prepared_before_its_times_are_known_is_the_same_one(hops: int
 
 def test_the_largest_step_fits_into_a_header() -> None:
     rows = tuple(Row(MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, 1) for _ in range(MAX_ROWS))
-    step = Step(
-        b"s" * 16, 2**62, 2**62, "bfloat16", rows, ("12D3KooW" + "x" * 44,) * 8, Timing(9**9, 9**9, 9**9).packed() * 8
-    )
+    route, times = ("12D3KooW" + "x" * 44,) * 8, Timing(9**9, 9**9, 9**9).packed() * 8
+    step = Step(b"s" * 16, 2**62, 2**62, "bfloat16", rows, route, b"h" * HASH_BYTES * MAX_HASHES, times)
     assert len(encode(step)) <= MAX_HEADER_BYTES and decode(encode(step)) == step
 
 
@@ -167,9 +189,12 @@ def test_the_largest_step_fits_into_a_header() -> None:
         (6, ["x" * 129]),
         (6, ["\x1b[2J"]),
         (6, ["a"] * (MAX_HOPS + 1)),
-        (7, [[1, 2, 3]]),
-        (7, b"x" * 13),
-        (7, b"x" * 12 * (MAX_HOPS + 1)),
+        (7, [b"x" * 16]),
+        (7, b"x" * 17),
+        (7, b"x" * 16 * (MAX_HASHES + 1)),
+        (8, [[1, 2, 3]]),
+        (8, b"x" * 13),
+        (8, b"x" * 12 * (MAX_HOPS + 1)),
     ],
 )
 def test_a_step_with_one_field_out_of_range_is_refused(position: int, value: object) -> None:
@@ -187,7 +212,7 @@ def test_a_header_that_is_no_message_is_refused(garbage: bytes) -> None:
         decode(garbage)
 
 
-@pytest.mark.parametrize("number", [0, 11, 255, -1, "Step", None, True, 6.0])
+@pytest.mark.parametrize("number", [0, 15, 255, -1, "Step", None, True, 6.0])
 def test_an_unknown_message_number_is_refused(number: object) -> None:
     with pytest.raises(ProtocolError):
         decode(header(number, b"s" * 16, 1, 0, "float32", [[0, 0, 0, 1, 1]]))
@@ -211,7 +236,7 @@ ANYTHING = st.recursive(
 )
 
 
-@given(st.integers(0, 12), st.lists(ANYTHING, max_size=9))
+@given(st.integers(0, 16), st.lists(ANYTHING, max_size=9))
 def test_well_formed_nonsense_raises_nothing_but_a_protocol_error(number: int, values: list[object]) -> None:
     refused = refusal(lambda: decode(header(number, *values)))
     assert refused is None or len(str(refused)) < 300
