@@ -12,7 +12,10 @@ from swarm.errors import Busy, SessionLost
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["new", "step", "fork", "release", "keep", "find"]), st.integers(0, 7), st.integers(0, 60), st.integers(1, 40)
+        st.sampled_from(["new", "step", "fork", "release", "keep", "find"]),
+        st.integers(0, 7),
+        st.integers(0, 60),
+        st.integers(1, 40),
     ),
     max_size=60,
 )

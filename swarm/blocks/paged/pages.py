@@ -2,9 +2,11 @@
 
 A page is `PAGE_SLOTS` consecutive slots of the pool. The allocator owns all pages and counts, for
 each, how many tables hold it; a page is free exactly when its count is zero. A page may be kept besides, to be
-found again (`swarm.blocks.paged.prefixes`): that is one holder more, and a kept page without other holders is idle:
-it can be given up at any time. The free pages are kept as sorted, disjoint, non-touching runs [start, end), so a table that grows can take the very next page
-and stay consecutive: attention then reads the pool through a view instead of gathering.
+found again (`swarm.blocks.paged.prefixes`): that is one holder more, and a kept page without other holders is idle: it
+can be given up at any time.
+
+The free pages are kept as sorted, disjoint, non-touching runs [start, end), so a table that grows can take the very
+next page and stay consecutive: attention then reads the pool through a view instead of gathering.
 """
 
 from __future__ import annotations
