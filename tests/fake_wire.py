@@ -50,6 +50,9 @@ class End:
             self.loop.call_soon_threadsafe(self.other.deliver, *self.sent[-1])
         return True
 
+    def try_send_all_now(self, frames: Sequence[tuple[Message, Any]]) -> bool:
+        return self.loop is not None and all(self.try_send_now(message, body) for message, body in frames)
+
     def deliver(self, message: Message, body: bytearray) -> None:
         if self.is_open and self.receiver is not None:
             try:
