@@ -51,11 +51,16 @@ FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
 
 BROAD_HANDLERS = {
     "cli/run.py": "a command turns every fault into one line and an exit status",
+    "client/streaming/choosing.py": "whatever a stream's own processors do, the others go on",
+    "client/streaming/decoder.py": "whatever a stream does, the others go on",
+    "client/streaming/generation.py": "whatever a stream's own criteria do, the others go on",
+    "client/streaming/running.py": "whatever a stream ends with is its reader's to see",
     "directory/announcer.py": "a periodic task: the server goes on, the next round may do better",
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
     "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
     "server/batcher.py": "whatever a step does, the server goes on",
+    "server/engine.py": "what a called function raises is raised again where it is awaited",
     "server/turns.py": "a batch that breaks is begun again piece by piece: whatever a step does, the server goes on",
     "wire/encoding.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",
     "wire/records.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",

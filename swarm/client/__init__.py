@@ -15,18 +15,21 @@ if TYPE_CHECKING:
     from swarm.client.auto import AutoModelForCausalLM, AutoTokenizer
     from swarm.client.config import ClientConfig, Timeouts
     from swarm.client.explain import Explanation
-    from swarm.client.model import InferenceSession, SwarmForCausalLM
+    from swarm.client.inference_session import InferenceSession
+    from swarm.client.model import SwarmForCausalLM
     from swarm.client.remote_blocks import RemoteBlocks
+    from swarm.client.streaming import TokenStream
 
 _HOMES = {
     "AutoModelForCausalLM": "auto",
     "AutoTokenizer": "auto",
     "ClientConfig": "config",
     "Explanation": "explain",
-    "InferenceSession": "model",
+    "InferenceSession": "inference_session",
     "RemoteBlocks": "remote_blocks",
     "SwarmForCausalLM": "model",
     "Timeouts": "config",
+    "TokenStream": "streaming",
 }
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "RemoteBlocks",
     "SwarmForCausalLM",
     "Timeouts",
+    "TokenStream",
 ]
 
 

@@ -21,7 +21,7 @@ from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
 from swarm.client.connection import Connection
 from swarm.client.model import SwarmForCausalLM
-from swarm.client.session import Model
+from swarm.client.opening import Model
 from swarm.errors import ModelNotFound, UsageError
 
 _connections: dict[tuple[int, ClientConfig], Connection] = {}

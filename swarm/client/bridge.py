@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -38,12 +39,16 @@ class Bridge:
         if problem := self._problem():
             coroutine.close()
             raise RuntimeError(problem)
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        future = self.start(coroutine)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run `coroutine` on the loop without waiting for it; cancelling what is returned cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def post(self, function: Callable[[], object]) -> None:
         """Call `function` on the loop, soon; for finalizers, which must not wait. Nothing happens after the end."""

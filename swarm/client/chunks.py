@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from swarm.client.prefixes import filled_pages
 from swarm.wire import Row
+from swarm.wire.limits import HASH_BYTES, MAX_HASHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,19 @@ def split_rows(rows: Sequence[Row], max_tokens: int) -> list[list[Piece]]:
             room -= length
             done += length
     return chunks
+
+
+def marks_of(rows: Sequence[Row], hashes: Sequence[Sequence[bytes]]) -> bytes:
+    """Return the hashes of the pages that a step of these rows fills, row by row; empty if they do not fit a message.
+
+    Args:
+        rows: Of the step.
+        hashes: For each row those of all pages of its sequence that are full after the step.
+    """
+    marks = b"".join(
+        own[page] for row, own in zip(rows, hashes, strict=True) for page in filled_pages(row.position, row.length)
+    )
+    return marks if len(marks) <= MAX_HASHES * HASH_BYTES else b""
 
 
 def _piece(index: int, row: Row, done: int, length: int, offset: int) -> Piece:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swarm.errors import UsageError
+from swarm.wire.limits import MAX_PRIORITY
 from swarm.wire.messages import CODECS
 
 
@@ -17,12 +18,14 @@ class Timeouts:
         coverage: For servers of all blocks to appear, before `BlocksMissing`.
         open: For a hop to be dialled and to accept a session.
         step: For a step's result; each chunk of a long prompt that comes back starts it anew.
+        busy: For a busy hop to have room again, while there is no progress, before `Busy`.
     """
 
     join: float = 10.0
     coverage: float = 10.0
     open: float = 15.0
     step: float = 60.0
+    busy: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,9 @@ class ClientConfig:
         chunk_tokens: Tokens per step of a long prompt: small enough that the hops work at the
             same time and others' steps slip in between, large enough for full-speed matmuls.
         view_age: Seconds for which a view of the swarm is reused.
+        priority: 0 to 9 (the last to be served) among the sessions of this client.
+        reuse_prefixes: Whether servers may keep what was computed for our prompts for a while, and begin other
+            prompts of ours with it.
         timeouts: See `Timeouts`.
     """
 
@@ -43,6 +49,8 @@ class ClientConfig:
     codec: str = "auto"
     chunk_tokens: int = 128
     view_age: float = 5.0
+    priority: int = 0
+    reuse_prefixes: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
 
     def __post_init__(self) -> None:
@@ -50,3 +58,5 @@ class ClientConfig:
             raise UsageError(f"codec {self.codec!r}: give auto or one of {', '.join(CODECS)}")
         if not 1 <= self.chunk_tokens <= 1024:
             raise UsageError(f"chunk_tokens={self.chunk_tokens}: give 1 to 1024")
+        if not 0 <= self.priority <= MAX_PRIORITY:
+            raise UsageError(f"priority={self.priority}: give 0 to {MAX_PRIORITY}")

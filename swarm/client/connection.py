@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 
 from swarm.client.config import ClientConfig
-from swarm.client.session import HopUnusable, Model, Session
+from swarm.client.opening import HopUnusable, Model, Wanted
+from swarm.client.prefixes import KnownPrefixes
+from swarm.client.session import Session
 from swarm.directory import Directory
 from swarm.errors import BlocksMissing, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
@@ -27,10 +29,16 @@ POLL_INTERVAL = 0.5
 
 
 class Connection:
-    """One peer of ours in a swarm, without blocks."""
+    """One peer of ours in a swarm, without blocks.
+
+    Attributes:
+        config: As given.
+        prefixes: What servers may still hold for us; None if nothing is to be found again.
+    """
 
     def __init__(self, config: ClientConfig) -> None:
         self.config = config
+        self.prefixes = KnownPrefixes() if config.reuse_prefixes else None
         self._initial_peers = parse_addrs(config.initial_peers)
         self._peer: Peer | None = None
         self._directory: Directory | None = None
@@ -91,7 +99,7 @@ class Connection:
         """
         return (await self._plan(model, span, excluded={}))[0]
 
-    async def open_session(self, model: Model, span: Span) -> Session:
+    async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         """Open a session through `span`, over the best route whose hops accept.
 
         Raises:
@@ -101,7 +109,7 @@ class Connection:
         while True:
             hops, view = await self._plan(model, span, excluded=excluded)
             try:
-                return await self._open(hops, view, model)
+                return await self._open(hops, view, model, wanted)
             except HopUnusable as failed:
                 logger.info("hop %s does not take the session: %s", failed.peer, failed.error)
                 excluded[failed.peer] = failed.error
@@ -168,14 +176,14 @@ class Connection:
         measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
         return Costs(to_client=measured)
 
-    async def _open(self, hops: tuple[Hop, ...], view: View, model: Model) -> Session:
+    async def _open(self, hops: tuple[Hop, ...], view: View, model: Model, wanted: Sequence[Wanted]) -> Session:
         records = {record.peer: record for record in view.records}
         addrs = [records[hop.peer].addrs for hop in hops]
         channels = await asyncio.gather(*(self._dial(hop, found) for hop, found in zip(hops, addrs, strict=True)))
         session = Session(hops, channels, model, self._codec([records[hop.peer].dtype for hop in hops]), self.config)
         self._sessions[session.session_id] = session
         try:
-            await session.open(addrs)
+            await session.open(addrs, wanted)
         except BaseException:
             self.forget(session)
             raise

@@ -6,7 +6,8 @@ that embeds, sends the hidden states through the session of a `RemoteCache`, and
 
 from __future__ import annotations
 
-from contextvars import ContextVar
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,45 +16,24 @@ from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, Pr
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from swarm.blocks import ModelEnds
+from swarm.client.batching import BatchedHead
 from swarm.client.bridge import bridge
 from swarm.client.cache import RemoteCache, SessionSource
 from swarm.client.connection import Connection
 from swarm.client.explain import Explanation, explain
+from swarm.client.inference_session import InferenceSession, current_session
+from swarm.client.inputs import check_positions, positions_after, refuse_hidden_outputs, valid_tokens
+from swarm.client.opening import Model
 from swarm.client.remote_blocks import RemoteBlocks
-from swarm.client.session import Model, Session
+from swarm.client.session import Session
+from swarm.client.streaming.decoder import Decoder
+from swarm.client.streaming.generation import Generation
+from swarm.client.streaming.mailbox import Mailbox
+from swarm.client.streaming.options import Asked, read_options
+from swarm.client.streaming.running import start_generation
+from swarm.client.streaming.token_stream import TokenStream
 from swarm.errors import PromptTooLong, UsageError
 from swarm.types import Hop, Span
-
-_current: ContextVar[InferenceSession | None] = ContextVar("swarm_inference_session", default=None)
-
-
-class InferenceSession:
-    """Keeps the cache across `generate()` calls; use as a context manager.
-
-    Within the block, `model.generate(ids)` takes the whole conversation each time and computes
-    only what the session does not hold yet: it rolls back to the longest common beginning.
-    """
-
-    def __init__(self, model: SwarmForCausalLM, max_length: int | None) -> None:
-        self._model = model
-        self.cache = model.new_cache(max_length=max_length)
-
-    @property
-    def position(self) -> int:
-        """Tokens (padding included) that the session holds."""
-        return self.cache.get_seq_length()
-
-    def __enter__(self) -> InferenceSession:
-        self._token = _current.set(self)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        _current.reset(self._token)
-        self.cache.reset()
-
-    def belongs_to(self, model: object) -> bool:
-        """Whether the session was made by `model`."""
-        return self._model is model
 
 
 class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
@@ -82,6 +62,9 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         self._connection = connection
         self._context = ends.config.context_length
         self._latest: Session | None = None
+        self._head = BatchedHead(ends.logits, ends.config.hidden_size)
+        self._decoder = Decoder(ends, self._head, chunk_tokens=connection.config.chunk_tokens)
+        weakref.finalize(self, self._decoder.stop)
         # PreTrainedModel reads device and dtype off a parameter; ours are packed, and not parameters.
         self._anchor = nn.Parameter(torch.empty(0, dtype=ends.dtype), requires_grad=False)
         if generation_config is not None:
@@ -155,7 +138,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             TokenOutOfRange: A token id outside the vocabulary.
             BlocksMissing: Nobody serves some of the blocks.
         """
-        session = session or _current.get()
+        session = session or current_session()
         ids = kwargs.get("input_ids") if inputs is None else inputs
         if session is not None and session.belongs_to(self) and "past_key_values" not in kwargs:
             if ids is None or ids.ndim != 2:
@@ -165,6 +148,39 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             session.cache.rewind(ids.to("cpu"), valid)
             kwargs["past_key_values"] = session.cache
         return super().generate(inputs, *args, **kwargs)
+
+    def stream(self, input_ids: Tensor | Sequence[int], **options: Any) -> TokenStream:
+        """Generate one text and give each token as it is chosen: `async for token_id in model.stream(ids)`.
+
+        Works on any event loop; any number of streams may run at once, and share the head's work.
+
+        Args:
+            input_ids: (S,) or (1, S), the prompt; the stream gives what follows, the end token included.
+            options: Those of `generate` that concern one text, with the same tokens as result; and `seed`, whose
+                stream equals what `torch.manual_seed(seed)` before `generate` makes. Without it one is drawn.
+
+        Raises:
+            UsageError: An option is unknown or wrong, or asks for more than one text.
+            PromptTooLong, TokenOutOfRange: As `generate`.
+
+        Reading it raises `SwarmError` as `generate` does; a busy hop is waited for, see `Timeouts.busy`.
+        """
+        asked = read_options(self, input_ids, options, context=self._context)
+        self._ends.embed(torch.tensor([min(asked.tokens), max(asked.tokens)]))  # raises what is out of range
+        return TokenStream(lambda mailbox: self._start(asked, mailbox))
+
+    def _start(self, asked: Asked, mailbox: Mailbox) -> Callable[[], None]:
+        return start_generation(
+            Generation(asked.text, asked.tokens, mailbox, self._connection.prefixes),
+            self._decoder,
+            self._connection,
+            self._model,
+            self.blocks.span,
+            self._opened,
+        )
+
+    def _opened(self, session: Session) -> None:
+        self._latest = session
 
     @torch.no_grad()
     def forward(
@@ -197,16 +213,16 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             UsageError: An option that remote blocks cannot serve.
             PromptTooLong, TokenOutOfRange, BlocksMissing: See `generate`.
         """
-        _refuse(kwargs)
+        refuse_hidden_outputs(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise UsageError("give either input_ids or inputs_embeds")
         embeds = self._ends.embed(cast(Tensor, input_ids)) if inputs_embeds is None else inputs_embeds
         cache = self.new_cache() if past_key_values is None else past_key_values
         if not isinstance(cache, RemoteCache):
             raise UsageError("past_key_values must be a cache of this model (model.new_cache()), not a local one")
-        valid = _valid(attention_mask, cache, embeds)
-        positions = _positions(cache, valid)
-        _check_positions(position_ids, positions, valid)
+        valid = valid_tokens(attention_mask, cache, embeds)
+        positions = positions_after(cache, valid)
+        check_positions(position_ids, positions, valid)
         embeds = self._ends.place(embeds, positions)
         keep = logits_to_keep if isinstance(logits_to_keep, int) and logits_to_keep else embeds.shape[1]
         try:
@@ -216,7 +232,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
                 cache.reset()
         if isinstance(logits_to_keep, Tensor):
             hidden = hidden[:, logits_to_keep]
-        logits = self._ends.logits(hidden)
+        logits = self._head(hidden)
         loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=past_key_values if use_cache is not False else None
@@ -256,37 +272,3 @@ class _Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self._ends.embed(ids)
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    for name in ("output_attentions", "output_hidden_states"):
-        if options.get(name):
-            raise UsageError(f"{name}: not available from remote blocks; model.blocks[i:j](hidden) gives hidden states")
-
-
-def _valid(mask: Tensor | None, cache: RemoteCache, embeds: Tensor) -> Tensor:
-    """(B, T) which of the new tokens are real."""
-    batch, tokens = embeds.shape[:2]
-    if mask is None:
-        return torch.ones(batch, tokens, dtype=torch.bool)
-    held = cache.get_seq_length()
-    if mask.ndim != 2 or mask.shape != (batch, held + tokens):
-        raise UsageError(f"attention_mask of shape {tuple(mask.shape)}: {(batch, held + tokens)} is needed")
-    real = mask.to("cpu", torch.bool)
-    if held and not torch.equal(real[:, :held], cache.valid):
-        raise UsageError("attention_mask differs from the one that the held tokens were computed with")
-    return real[:, held:]
-
-
-def _positions(cache: RemoteCache, valid: Tensor) -> Tensor:
-    """(B, T) the new tokens' positions; those of padding mean nothing."""
-    held = cache.valid.sum(1, keepdim=True) if cache.get_seq_length() else torch.zeros(len(valid), 1, dtype=torch.long)
-    return (held + valid.long().cumsum(1) - 1).clamp(min=0)
-
-
-def _check_positions(position_ids: Tensor | None, expected: Tensor, valid: Tensor) -> None:
-    if position_ids is None:
-        return
-    given = position_ids.to("cpu").expand(len(valid), -1)[:, -valid.shape[1] :]
-    if given.shape != expected.shape or not torch.equal(given[valid], expected[valid]):
-        raise UsageError("position_ids that skip or repeat positions are not served; leave them out")

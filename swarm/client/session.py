@@ -1,9 +1,10 @@
 """A session: one generation's way through its hops, seen from the client.
 
 Steps go to the first hop and travel on by themselves; the last hop's results come back on our
-channel to it. All of this runs on the bridge's loop. A step that fails leaves the session usable:
-each step says at which position it begins, so the next one drops whatever half arrived. Only forks
-cannot be repeated: whether the hops made them is unknown then (see `RemoteCache`).
+channel to it. All of this runs on the bridge's loop, but for steps that a stream makes and sends by
+itself (`swarm.client.streaming`). A step that fails leaves the session usable: each step says at which
+position it begins, so the next one drops whatever half arrived. Only forks cannot be repeated: whether
+the hops made them is unknown then (see `RemoteCache`).
 
 Steps count from 1: an Error about step 0 is about the whole session.
 """
@@ -12,57 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from swarm.client.chunks import Piece, split_rows
+from swarm.client.chunks import Piece, marks_of, split_rows
 from swarm.client.config import ClientConfig
-from swarm.client.explain import StepTiming
-from swarm.errors import BadResult, HopLost, HopTimeout, SwarmError, from_code
+from swarm.client.opening import Model, Opening, Wanted, open_messages
+from swarm.client.steps import Steps, Waiting
+from swarm.errors import HopLost, HopTimeout, SwarmError, from_code
 from swarm.log import get_logger
 from swarm.network import Channel
 from swarm.types import Hop, PeerId
-from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Result, Row, Step, unpack_timings
-from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.wire import Cancel, Close, Error, Found, Message, Opened, Result, Row
+from swarm.wire.codecs import encode_tensor
 
 logger = get_logger(__name__)
-
-MAX_TIMINGS = 512
-"""Recent steps kept for `explain`."""
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A step under way."""
-
-    tokens: int
-    kept: int
-    sent_at: float
-    answer: asyncio.Future[Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What a session must know of the model it runs."""
-
-    name: str
-    fingerprint: str
-    hidden_size: int
-
-
-class HopUnusable(Exception):
-    """A hop does not take a session; another route may do. Never leaves the client's rooms."""
-
-    def __init__(self, peer: PeerId, error: SwarmError) -> None:
-        super().__init__(str(error))
-        self.peer = peer
-        self.error = error
 
 
 class Session:
@@ -70,67 +38,89 @@ class Session:
 
     Attributes:
         hops: The route.
-        codec: How activations travel.
+        session_id: Secret between us and the hops.
+        steps: Those under way.
         timings: Recent steps, newest last.
-        num_results: Results received, one for each step sent, whatever the number of hops.
-        free_pages: KV pages that each hop had free when it opened the session.
+        held: Tokens that a sequence began with, found at every hop, by its number.
     """
 
     def __init__(
         self, hops: Sequence[Hop], channels: Sequence[Channel], model: Model, codec: str, config: ClientConfig
     ) -> None:
         self.hops = tuple(hops)
-        self.codec = codec
-        self.timings: deque[StepTiming] = deque(maxlen=MAX_TIMINGS)
-        self.num_results = 0
-        self.free_pages: dict[PeerId, int] = {}
         self.session_id = os.urandom(16)
+        self.steps = Steps(self.session_id, self.hops, codec, model.hidden_size)
+        self.timings = self.steps.timings
+        self.held: dict[int, int] = {}
         self._channels = tuple(channels)
         self._model = model
         self._config = config
-        self._last_step = 0
-        self._epoch = 0
-        self._waiting: dict[int, _Waiting] = {}
-        self._opening: dict[Channel, asyncio.Future[None]] = {}
+        self._opening: Opening | None = None
         self._broken: SwarmError | None = None
 
-    async def open(self, addrs: Sequence[tuple[str, ...]]) -> None:
-        """Open the session at every hop at once; `addrs` are the hops' own, for the hop before each.
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens, of all sequences, that the session began with because every hop still held them."""
+        return sum(self.held.values())
+
+    @property
+    def num_results(self) -> int:
+        """Results received, one for each step sent, whatever the number of hops."""
+        return self.steps.num_results
+
+    @property
+    def free_pages(self) -> dict[PeerId, int]:
+        """KV pages that each hop had free when it opened the session."""
+        return {} if self._opening is None else self._opening.free_pages
+
+    @property
+    def first_channel(self) -> Channel:
+        """Where steps go."""
+        return self._channels[0]
+
+    @property
+    def broken(self) -> SwarmError | None:
+        """Why nothing can be done with the session any more: a hop is lost, or it is closed; else None."""
+        return self._broken
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no hop is lost and the session is not closed."""
+        return self._broken is None
+
+    async def open(self, addrs: Sequence[tuple[str, ...]], wanted: Sequence[Wanted] = ()) -> None:
+        """Open the session at every hop at once.
+
+        Args:
+            addrs: The hops' own, for the hop before each.
+            wanted: What sequences are to begin with, if every hop still holds it; `held` says how much.
 
         Raises:
             HopUnusable: A hop did not accept, or not in time; close the session then.
         """
-        loop = asyncio.get_running_loop()
-        self._opening = {channel: loop.create_future() for channel in self._channels}
-        following = [*((hop.peer, found) for hop, found in zip(self.hops, addrs, strict=True)), ("", ())][1:]
-        model, codec = self._model, self.codec
-        for hop, channel, onward in zip(self.hops, self._channels, following, strict=True):
-            message = Open(self.session_id, model.name, model.fingerprint, hop.start, hop.end, codec, *onward)
-            try:
-                channel.send(message)
-            except SwarmError as error:
-                raise HopUnusable(hop.peer, error) from error
-        await self._wait_opened()
+        messages = open_messages(
+            self.session_id,
+            self.hops,
+            addrs,
+            model=self._model,
+            codec=self.steps.codec,
+            priority=self._config.priority,
+        )
+        self._opening = Opening(self.hops, self._channels, wanted)
+        self._opening.send(self.session_id, messages)
+        await self._opening.wait(self._config.timeouts.open)
+        self.held = self._opening.held
 
-    async def _wait_opened(self) -> None:
-        """Wait for all hops' answers, or the first refusal: the hop that gave it is to blame."""
-        timeout = self._config.timeouts.open
-        answers = list(self._opening.values())
-        done, late = await asyncio.wait(answers, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
-        refused = {answer: answer.exception() for answer in done}
-        for hop, answer in zip(self.hops, answers, strict=True):
-            if isinstance(error := refused.get(answer), SwarmError):
-                raise HopUnusable(hop.peer, error)
-        for hop, answer in zip(self.hops, answers, strict=True):
-            if answer in late:
-                raise HopUnusable(hop.peer, HopTimeout(f"no answer within {timeout:.0f} s"))
-
-    async def step(self, rows: Sequence[Row], hidden: Tensor) -> Tensor:
+    async def step(
+        self, rows: Sequence[Row], hidden: Tensor, hashes: Sequence[Sequence[bytes]] | None = None
+    ) -> Tensor:
         """Run the rows' tokens through all hops.
 
         Args:
             rows: What each sequence does; see `swarm.wire.Row`.
             hidden: (T, D) the rows' tokens one after another.
+            hashes: For each row those of all its pages that are full then, so that they are found again; see
+                `swarm.client.prefixes`.
 
         Returns:
             (sum of `keep`, D), the kept tokens row by row, in the codec's dtype.
@@ -144,20 +134,15 @@ class Session:
         if self._broken is not None:
             raise self._broken
         chunks = split_rows(rows, self._config.chunk_tokens)
-        sent: list[_Waiting] = []
+        sent: list[_Answer] = []
         try:
             for chunk in chunks:
-                sent.append(self._send(chunk, hidden))
-            results = [await self._result(waiting) for waiting in sent]
+                sent.append(self._send(chunk, hidden, hashes))
+            results = [await self._result(answer) for answer in sent]
         except BaseException:
             self._abandon(sent)
             raise
         return _by_row(chunks, results)
-
-    @property
-    def is_usable(self) -> bool:
-        """Whether no hop is lost and the session is not closed."""
-        return self._broken is None
 
     def close(self) -> None:
         """Tell all hops to forget the session; never waits, never fails. A step under way ends with `HopLost`."""
@@ -171,8 +156,8 @@ class Session:
         match message:
             case Result():
                 self._on_result(channel, message, body)
-            case Opened() if channel in self._opening:
-                self._on_opened(channel, message)
+            case Opened() | Found() if self._opening is not None and (hop := self._hop(channel)) is not None:
+                self._opening.received(channel, hop, message)
             case Error():
                 self._on_error(channel, message)
             case _:
@@ -183,96 +168,85 @@ class Session:
         hop = self._hop(channel)
         if hop is not None:
             error = HopLost(f"lost hop {hop}: {reason or 'the peer closed the connection'}")
-            if (opening := self._opening.get(channel)) is not None:
-                _settle(opening, error)
+            if self._opening is not None:
+                self._opening.fail(channel, error)
             self._break(error)
 
     def uses(self, channel: Channel) -> bool:
         """Whether `channel` leads to one of the hops."""
         return channel in self._channels
 
-    def _send(self, chunk: list[Piece], hidden: Tensor) -> _Waiting:
+    def route_text(self) -> str:
+        """Return the hops for a message."""
+        return " -> ".join(str(hop) for hop in self.hops)
+
+    def _send(self, chunk: list[Piece], hidden: Tensor, hashes: Sequence[Sequence[bytes]] | None) -> _Answer:
         parts = [hidden[piece.start : piece.end] for piece in chunk]
         tokens = parts[0] if len(parts) == 1 else torch.cat(parts)
-        self._last_step = step = self._last_step + 1
-        route = tuple(hop.peer for hop in self.hops[1:])
-        message = Step(self.session_id, step, self._epoch, self.codec, tuple(piece.row for piece in chunk), route)
-        kept = sum(piece.row.keep for piece in chunk)
-        waiting = _Waiting(len(tokens), kept, time.monotonic(), asyncio.get_running_loop().create_future())
-        self._waiting[step] = waiting
-        self._channels[0].send(message, encode_tensor(tokens, self.codec))
-        return waiting
+        rows = tuple(piece.row for piece in chunk)
+        marks = b"" if hashes is None else marks_of(rows, [hashes[piece.index] for piece in chunk])
+        answer = _Answer(self.steps)
+        message, _ = self.steps.make(rows, answer, marks=marks)
+        self._channels[0].send(message, encode_tensor(tokens, self.steps.codec))
+        return answer
 
-    async def _result(self, waiting: _Waiting) -> Tensor:
+    async def _result(self, answer: _Answer) -> Tensor:
+        timeout = self._config.timeouts.step
         try:
-            return await asyncio.wait_for(waiting.answer, self._config.timeouts.step)
+            return await asyncio.wait_for(answer.future, timeout)
         except TimeoutError:
-            raise HopTimeout(f"no result from {self._route_text()} within {self._config.timeouts.step:.0f} s") from None
-
-    def _on_opened(self, channel: Channel, message: Opened) -> None:
-        hop = self._hop(channel)
-        if hop is not None:
-            self.free_pages[hop.peer] = message.free_pages
-        _settle(self._opening[channel])
+            raise HopTimeout(f"no result from {self.route_text()} within {timeout:.0f} s") from None
 
     def _on_result(self, channel: Channel, message: Result, body: bytearray) -> None:
         if channel is not self._channels[-1]:
             logger.debug("peer %s: a result from a hop that is not the last", channel.remote)
             return
-        waiting = self._waiting.pop(message.step, None)
-        if waiting is None or waiting.answer.done():
-            return
-        self.num_results += 1
-        try:
-            waiting.answer.set_result(self._checked(message, body, waiting))
-        except SwarmError as error:
-            waiting.answer.set_exception(error)
-            return
-        seconds = time.monotonic() - waiting.sent_at
-        self.timings.append(StepTiming(waiting.tokens, seconds, unpack_timings(message.times)))
-
-    def _checked(self, message: Result, body: bytearray, waiting: _Waiting) -> Tensor:
-        if message.tokens != waiting.kept or message.codec != self.codec:
-            raise BadResult(
-                f"hop {self.hops[-1]} sent {message.tokens} tokens in {message.codec}, "
-                f"not {waiting.kept} in {self.codec}"
-            )
-        hidden = decode_tensor(body, message.codec, tokens=message.tokens, hidden_size=self._model.hidden_size)
-        if not bool(hidden.isfinite().all()):
-            raise BadResult(f"hop {self.hops[-1]} sent numbers that are not finite")
-        return hidden
+        waiting = self.steps.take(message)
+        if waiting is not None:
+            waiting.taker.took(waiting, message, body)
 
     def _on_error(self, channel: Channel, message: Error) -> None:
         hop = self._hop(channel)
         error = from_code(message.code, f"hop {hop}: {message.text}", retry_after=message.retry_after)
-        opening = self._opening.get(channel)
-        if opening is not None and not opening.done():
-            opening.set_exception(error)
-        elif not message.step or message.step in self._waiting:  # else it is about a step given up before
-            for waiting in self._waiting.values():  # chunks behind a failed one begin where nothing is
-                _settle(waiting.answer, error)
+        if hop is None or self._opening is None or not self._opening.fail(channel, error):
+            self.steps.fail(error, step=message.step)
 
     def _break(self, error: SwarmError) -> None:
         self._broken = self._broken or error
-        for waiting in self._waiting.values():
-            _settle(waiting.answer, error)
+        self.steps.fail(error)
 
-    def _abandon(self, sent: list[_Waiting]) -> None:
+    def _abandon(self, sent: list[_Answer]) -> None:
         """Forget steps under way: a new epoch makes the hops drop those that have not run."""
-        self._waiting.clear()
-        for waiting in sent:
-            if waiting.answer.done() and not waiting.answer.cancelled():
-                waiting.answer.exception()  # seen
-        self._epoch += 1
+        self.steps.give_up()
+        for answer in sent:
+            if answer.future.done() and not answer.future.cancelled():
+                answer.future.exception()  # seen
         for channel in self._channels:
             with suppress(SwarmError):  # a dead hop has nothing to cancel
-                channel.send(Cancel(self.session_id, self._epoch))
+                channel.send(Cancel(self.session_id, self.steps.epoch))
 
     def _hop(self, channel: Channel) -> Hop | None:
         return next((hop for hop, own in zip(self.hops, self._channels, strict=True) if own is channel), None)
 
-    def _route_text(self) -> str:
-        return " -> ".join(str(hop) for hop in self.hops)
+
+class _Answer:
+    """Takes a step's result for a coroutine that awaits it."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.future: asyncio.Future[Tensor] = asyncio.get_running_loop().create_future()
+        self._steps = steps
+
+    def took(self, waiting: Waiting, result: Result, body: bytearray) -> None:
+        if self.future.done():
+            return
+        try:
+            self.future.set_result(self._steps.check(result, body, waiting))
+        except SwarmError as error:
+            self.future.set_exception(error)
+
+    def failed(self, error: SwarmError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 def _by_row(chunks: list[list[Piece]], results: list[Tensor]) -> Tensor:
@@ -285,12 +259,3 @@ def _by_row(chunks: list[list[Piece]], results: list[Tensor]) -> Tensor:
         for piece, part in zip(chunk, parts, strict=True):
             found.setdefault(piece.index, []).append(part)
     return torch.cat([part for index in sorted(found) for part in found[index]])
-
-
-def _settle(future: asyncio.Future[None] | asyncio.Future[Tensor], error: Exception | None = None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)  # type: ignore[arg-type]
-    else:
-        future.set_exception(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,9 @@ from transformers import LlamaForCausalLM
 from swarm.blocks import BlockStack, Checkpoint, KVCache, ModelEnds, open_checkpoint
 from swarm.client import ClientConfig, SwarmForCausalLM
 from swarm.client.bridge import bridge as the_bridge
-from swarm.client.session import Model, Session
+from swarm.client.opening import Model, Wanted
+from swarm.client.session import Session
+from swarm.client.streaming import TokenStream
 from swarm.server.engine import Engine
 from swarm.server.handler import Handler, Served
 from swarm.server.links import Links
@@ -39,6 +41,8 @@ class Swarm:
         self.hops = [Hop(PeerId(f"peer{start}"), start, end) for start, end in pairwise(bounds)]
         self.caches: list[KVCache] = []
         self.sessions: dict[bytes, Session] = {}
+        self.config = ClientConfig(initial_peers=("x",), chunk_tokens=8)
+        self.prefixes = None
         self._over = asyncio.Event()
 
     async def start(self) -> None:
@@ -70,19 +74,18 @@ class Swarm:
             hidden_size=64,
             context_length=256,
         )
-        handler = Handler(served, engine, SessionTable(8), is_draining=lambda: False)
+        handler = Handler(served, engine, SessionTable(8), is_draining=lambda: False, session_timeout=100.0)
         handler.attach(Links(self.net.peer(hop.peer), tasks, on_error=handler.tell_client, on_lost=handler.lost_link))
         self.net.accepting[hop.peer] = lambda end: handler
         return cache
 
-    async def open_session(self, model: Model, span: Span) -> Session:
+    async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         channels = [self.net.dial("client", hop.peer) for hop in self.hops]
-        config = ClientConfig(initial_peers=("x",), chunk_tokens=8)
-        session = Session(self.hops, [end.as_channel() for end in channels], model, "float32", config)
+        session = Session(self.hops, [end.as_channel() for end in channels], model, "float32", self.config)
         self.sessions[session.session_id] = session
         for end in channels:
             end.receiver = self
-        await session.open([() for _ in self.hops])
+        await session.open([() for _ in self.hops], wanted)
         return session
 
     def forget(self, session: Session) -> None:
@@ -196,3 +199,27 @@ def test_outputs_go_from_hop_to_hop_and_one_result_a_step_comes_back(swarm: Swar
 def num_tokens_sent(swarm: Swarm) -> int:
     steps = swarm.net.ends["client", swarm.hops[0].peer].messages(Step)
     return sum(row.length for step in steps for row in step.rows)
+
+
+async def read(stream: TokenStream) -> list[int]:
+    return [token async for token in stream]
+
+
+STREAMED: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "seed": 3},
+    "sampling with top-p": {"do_sample": True, "top_k": 0, "top_p": 0.9, "temperature": 1.4, "seed": 4},
+    "repetition penalty": {"do_sample": False, "repetition_penalty": 1.5},
+    "no repeated ngram": {"do_sample": True, "no_repeat_ngram_size": 2, "seed": 5},
+    "suppressed": {"do_sample": False, "suppress_tokens": [1, 5, 9, 100], "min_new_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("options", STREAMED.values(), ids=STREAMED.keys())
+async def test_a_stream_equals_generate(swarm: Swarm, options: dict[str, Any]) -> None:
+    model = remote_model(swarm)
+    streamed = await read(model.stream(PROMPT, max_new_tokens=12, **options))
+    torch.manual_seed(options.get("seed", 0))
+    others = {name: value for name, value in options.items() if name != "seed"}
+    expected = model.generate(PROMPT, max_new_tokens=12, **others)
+    assert streamed == expected[0, PROMPT.shape[1] :].tolist()

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from swarm.blocks import Checkpoint, ModelEnds, open_checkpoint
 from swarm.client.bridge import bridge as the_bridge
 from swarm.client.model import SwarmForCausalLM
-from swarm.client.session import Model
+from swarm.client.opening import Model
 from swarm.errors import PromptTooLong
 from tests.builders import some_ids
 from tests.client.test_both_ends import Swarm

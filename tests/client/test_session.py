@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from swarm.client.config import ClientConfig, Timeouts
-from swarm.client.session import HopUnusable, Model, Session
+from swarm.client.opening import HopUnusable, Model
+from swarm.client.session import Session
 from swarm.errors import BadResult, Busy, HopLost, HopRefused, HopTimeout, ProtocolError, SwarmError
 from swarm.types import Hop, PeerId
 from swarm.wire import Cancel, Close, Error, Open, Opened, Result, Row, Step

@@ -1,0 +1,142 @@
+"""The steps of a session that are under way: numbered when they are made, matched with what comes back.
+
+Steps of one session are made by one thread at a time; what comes back comes on the loop. Each step has a taker,
+who is told exactly once, unless the step is given up before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from swarm.client.explain import StepTiming
+from swarm.errors import BadResult, SwarmError
+from swarm.types import Hop
+from swarm.wire import Result, Row, Step, unpack_timings
+from swarm.wire.codecs import decode_tensor
+
+MAX_TIMINGS = 512
+"""Recent steps kept for `explain`."""
+
+
+class Taker(Protocol):
+    """Who is told what became of a step; called on the loop, must not block."""
+
+    def took(self, waiting: Waiting, result: Result, body: bytearray) -> None:
+        """The last hop's answer came; it was not looked at yet (see `check`)."""
+        ...
+
+    def failed(self, error: SwarmError) -> None:
+        """There will be no answer."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A step under way.
+
+    Attributes:
+        tokens: How many it has.
+        kept: How many come back.
+        taker: Who is told.
+        sent_at: Monotonic time.
+    """
+
+    tokens: int
+    kept: int
+    taker: Taker
+    sent_at: float
+
+
+class Steps:
+    """Makes the Step messages of a session, and keeps those that are under way.
+
+    Attributes:
+        codec: How activations travel.
+        timings: Recent steps, newest last.
+        num_results: Results received, one for each step sent, whatever the number of hops.
+    """
+
+    def __init__(self, session_id: bytes, hops: Sequence[Hop], codec: str, hidden_size: int) -> None:
+        self.codec = codec
+        self.timings: deque[StepTiming] = deque(maxlen=MAX_TIMINGS)
+        self.num_results = 0
+        self._session_id = session_id
+        self._last_hop = hops[-1]
+        self._route = tuple(hop.peer for hop in hops[1:])
+        self._hidden_size = hidden_size
+        self._last_step = 0
+        self._waiting: dict[int, Waiting] = {}
+        self.epoch = 0
+
+    def make(self, rows: tuple[Row, ...], taker: Taker, *, marks: bytes = b"") -> tuple[Step, Waiting]:
+        """Return the next step's message, which is under way from now on; any thread that owns the session may call.
+
+        Args:
+            rows: What each sequence does.
+            taker: Who is told what became of it.
+            marks: See `swarm.wire.Step`.
+        """
+        self._last_step = number = self._last_step + 1
+        tokens, kept = (rows[0].length, rows[0].keep) if len(rows) == 1 else _sums(rows)
+        waiting = self._waiting[number] = Waiting(tokens, kept, taker, time.monotonic())
+        message = Step(self._session_id, number, self.epoch, self.codec, rows, self._route, marks)
+        return message, waiting
+
+    def take(self, message: Result) -> Waiting | None:
+        """Return the step that this answers, which is no more under way; None if it was given up."""
+        waiting = self._waiting.pop(message.step, None)
+        if waiting is not None:
+            self.num_results += 1
+            seconds = time.monotonic() - waiting.sent_at
+            self.timings.append(StepTiming(waiting.tokens, seconds, unpack_timings(message.times)))
+        return waiting
+
+    def check(self, message: Result, body: bytearray, waiting: Waiting) -> Tensor:
+        """Return the kept tokens (T, D) of an answer.
+
+        Raises:
+            BadResult, ProtocolError: It is not what was asked for, or holds numbers that are not finite.
+        """
+        self.check_shape(message, waiting)
+        hidden = decode_tensor(body, message.codec, tokens=message.tokens, hidden_size=self._hidden_size)
+        self.check_finite(hidden)
+        return hidden
+
+    def check_shape(self, message: Result, waiting: Waiting) -> None:
+        """Raise BadResult unless the answer has the kept tokens in the session's codec."""
+        if message.tokens != waiting.kept or message.codec != self.codec:
+            raise BadResult(
+                f"hop {self._last_hop} sent {message.tokens} tokens in {message.codec}, "
+                f"not {waiting.kept} in {self.codec}"
+            )
+
+    def check_finite(self, hidden: Tensor) -> None:
+        """Raise BadResult if some of the numbers are not finite."""
+        if not bool(torch.isfinite(hidden).all()):
+            raise BadResult(f"hop {self._last_hop} sent numbers that are not finite")
+
+    def fail(self, error: SwarmError, *, step: int = 0) -> None:
+        """Tell all takers, for what follows a failed step begins where nothing is.
+
+        Nothing happens if `step` was given up before; 0 is the whole session.
+        """
+        if step and step not in self._waiting:
+            return
+        for waiting in list(self._waiting.values()):  # in one go: another thread may make steps
+            waiting.taker.failed(error)
+
+    def give_up(self) -> None:
+        """Forget all that is under way; the new epoch makes hops drop what has not run."""
+        self._waiting.clear()
+        self.epoch += 1
+
+
+def _sums(rows: Sequence[Row]) -> tuple[int, int]:
+    return sum(row.length for row in rows), sum(row.keep for row in rows)

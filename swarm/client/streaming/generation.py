@@ -1,0 +1,140 @@
+"""A generation: one stream's text, and the attempt, one session long, at going on with it.
+
+Who touches what: the text and an attempt's position belong to the compute thread while the attempt lives; results
+and errors arrive on the bridge's loop, which also learns there how an attempt ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from swarm.client.prefixes import KnownPrefixes, extend_hashes, filled_pages
+from swarm.client.session import Session
+from swarm.client.steps import Waiting
+from swarm.client.streaming.choosing import Text
+from swarm.client.streaming.mailbox import Mailbox
+from swarm.errors import SwarmError
+from swarm.wire import Result, Row, Step
+
+
+class Generation:
+    """One stream.
+
+    Attributes:
+        text: The prompt and the new tokens, as processors see them.
+        tokens: The same, as the model sees them: padding left out.
+        mailbox: Where new tokens go.
+        is_over: Whether the text has ended.
+        prefixes: Where first pages are remembered; None if nothing is to be found again.
+    """
+
+    def __init__(self, text: Text, tokens: list[int], mailbox: Mailbox, prefixes: KnownPrefixes | None) -> None:
+        self.text = text
+        self.prefixes = prefixes
+        self.tokens = tokens
+        self.mailbox = mailbox
+        self.is_over = False
+        self._hashes: list[bytes] = []
+
+    def add(self, token: int) -> Exception | None:
+        """Go on with a chosen token; return what the user's own stopping criteria raised, if they did."""
+        self.text.ids.append(token)
+        try:
+            self.is_over = self.text.choice.is_over(self.text)
+        except Exception as error:  # whatever it is, this stream alone is told
+            return error
+        self.tokens.append(token)
+        return None
+
+    def marks(self, position: int, length: int) -> bytes:
+        """Return the hashes of the pages that these tokens fill."""
+        pages = filled_pages(position, length)
+        if not pages or self.prefixes is None:
+            return b""
+        self._hashes = extend_hashes(self._hashes, self.tokens[: position + length])
+        if pages.start == 0:
+            self.prefixes.add(self._hashes[0])
+        return b"".join(self._hashes[pages.start : pages.stop])
+
+    def wanted(self) -> bytes:
+        """Return the hashes of the pages that a new session may begin with."""
+        return b"" if self.prefixes is None else self.prefixes.wanted(self.tokens)
+
+
+class Arrival(NamedTuple):
+    """A result that waits for the compute thread."""
+
+    attempt: Attempt
+    waiting: Waiting
+    result: Result
+    body: bytearray
+
+
+class Attempt:
+    """One session's part in a generation; made on the bridge's loop.
+
+    Attributes:
+        position: Tokens that the hops hold, or will once they have run what was sent.
+        is_ended: Whether nothing more is to be done in it.
+        sends_on_loop: Whether messages must be sent by the loop: set once and for all, for none may overtake.
+        ended: What it failed with, once it is over; None at the text's end.
+        progress_at: Monotonic time of the latest result.
+        num_tokens: New tokens that came of it.
+    """
+
+    def __init__(self, generation: Generation, session: Session, arrived: Callable[[Arrival], None]) -> None:
+        self.generation = generation
+        self.session = session
+        self.position = session.held.get(0, 0)
+        self.is_ended = False
+        self.sends_on_loop = False
+        self.loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[Exception | None] = self.loop.create_future()
+        self.progress_at = time.monotonic()
+        self.num_tokens = 0
+        self._arrived = arrived
+
+    @property
+    def num_unsent(self) -> int:
+        """Tokens of the text that the hops do not hold; at least one until the text is over."""
+        return len(self.generation.tokens) - self.position
+
+    def next_step(self, max_tokens: int) -> tuple[Step, list[int]]:
+        """Make the message of the next tokens; only the last one's output comes back.
+
+        Returns:
+            The message and its tokens.
+        """
+        generation, position = self.generation, self.position
+        tokens = generation.tokens[position : position + max_tokens]
+        length = len(tokens)
+        self.position = position + length
+        keep = int(self.position == len(generation.tokens))
+        marks = generation.marks(position, length)  # of a chunk, far fewer than a message holds
+        message, _ = self.session.steps.make((Row(0, 0, position, length, keep),), self, marks=marks)
+        return message, tokens
+
+    def took(self, waiting: Waiting, result: Result, body: bytearray) -> None:
+        """A result came (the session calls this, on the loop)."""
+        self.progress_at = time.monotonic()
+        if waiting.kept and not self.is_ended:
+            self._arrived(Arrival(self, waiting, result, body))
+
+    def failed(self, error: SwarmError) -> None:
+        """A step failed (the session calls this, on the loop)."""
+        self._end(error)
+
+    def end(self, error: Exception | None) -> None:
+        """Note, on any thread, that nothing more is to be done."""
+        self.is_ended = True
+        with suppress(RuntimeError):  # the bridge has ended with the process
+            self.loop.call_soon_threadsafe(self._end, error)
+
+    def _end(self, error: Exception | None) -> None:
+        self.is_ended = True
+        if not self.ended.done():
+            self.ended.set_result(error)
