@@ -53,7 +53,8 @@ class Batcher:
         """Bring a batch `num_blocks` further, or to its end."""
         span = run.next_blocks(num_blocks)
         if run.tokens:
-            run.hidden = self._stack.forward(run.hidden, run.rows, self._cache, span=span)
+            goes_on = span.end < run.span.end
+            run.hidden = self._stack.forward(run.hidden, run.rows, self._cache, span=span, goes_on=goes_on)
         run.block = span.end
 
     def run_whole(self, pieces: Sequence[Piece]) -> list[Piece]:

@@ -275,8 +275,7 @@ class Turns:
         self._blocked.sort(key=lambda work: work.owner.opened_at)
         if self._cache.free_pages > self._free_when_blocked:
             self._blocked_since = now
-            self._free_when_blocked = self._cache.free_pages
-            self._scheduler.put_back(self._blocked.pop(0))
+            self._scheduler.put_back(self._blocked.pop(0))  # the next one follows if this one finds room
         elif now - self._blocked_since >= PAGE_PATIENCE:
             self._blocked_since = now
             victim = max(self._blocked, key=lambda work: (self._pages_of(work.owner.client), work.owner.opened_at))
