@@ -62,7 +62,10 @@ class AutoModelForCausalLM:
         named = str(dtype).removeprefix("torch.")
         ends = ModelEnds.load(checkpoint, dtype=resolve_dtype(named, checkpoint), own_bits=named == "auto")
         known = Model(
-            name=checkpoint.name, fingerprint=checkpoint.fingerprint, hidden_size=checkpoint.config.hidden_size
+            name=checkpoint.name,
+            fingerprint=checkpoint.fingerprint,
+            hidden_size=checkpoint.config.hidden_size,
+            dtype=str(ends.dtype),
         )
         return SwarmForCausalLM(
             checkpoint.config.to_transformers(),

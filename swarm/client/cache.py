@@ -7,56 +7,28 @@ travels with the next step. Padding stays here: hops see each row's real tokens 
 
 A step that failed may be tried again, for it begins at the same position. Not so one that forks
 (rows start from others'): which hops made the forks is unknown, so the session is given up then.
+
+A busy hop is waited for. If all tokens are known the session is closed meanwhile, so that its pages
+are free on all hops, and the next one begins with the whole text; else the step is tried again.
 """
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from swarm.client.opening import Wanted
+from swarm.client.prefixes import extend_hashes, filled_pages
 from swarm.client.session import Session
-from swarm.errors import PromptTooLong, SessionLost, UsageError
+from swarm.client.source import Hashes, SessionSource
+from swarm.client.texts import UNKNOWN, Texts, first_equal_rows
+from swarm.errors import Busy, PromptTooLong, SessionLost, UsageError
 from swarm.wire import Row
-
-UNKNOWN = -1
-"""Stands for a token that was given as an embedding."""
-
-
-class SessionSource:
-    """Opens a session when it is first needed, runs its steps, and closes it; all calls wait.
-
-    Args:
-        open_session: Opens a session over the best route.
-        run_step: Runs one step of it.
-        close: Closes it without waiting; may be called from a finalizer.
-    """
-
-    def __init__(
-        self,
-        open_session: Callable[[], Session],
-        run_step: Callable[[Session, list[Row], Tensor], Tensor],
-        close: Callable[[Session], None],
-    ) -> None:
-        self._open_session = open_session
-        self._run_step = run_step
-        self._close = close
-        self.session: Session | None = None
-
-    def step(self, rows: list[Row], hidden: Tensor) -> Tensor:
-        """As `Session.step`."""
-        if self.session is None:
-            self.session = self._open_session()
-        return self._run_step(self.session, rows, hidden)
-
-    def close(self) -> None:
-        """Close the session, if one was opened."""
-        session, self.session = self.session, None
-        if session is not None:
-            self._close(session)
 
 
 class RemoteCache(Cache):
@@ -72,6 +44,7 @@ class RemoteCache(Cache):
     ids: Tensor
     valid: Tensor
     _sources: list[int]
+    _hashes: list[list[bytes]]
 
     def __init__(self, source: SessionSource, *, max_length: int) -> None:
         super().__init__(layers=[])
@@ -118,6 +91,7 @@ class RemoteCache(Cache):
         order = beam_idx.to("cpu", torch.long)
         self.ids, self.valid = self.ids[order], self.valid[order]
         self._sources = [self._sources[row] for row in order.tolist()]
+        self._hashes = [self._hashes[row] for row in order.tolist()]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep only the given rows, in this order."""
@@ -179,28 +153,89 @@ class RemoteCache(Cache):
             raise UsageError(f"the cache holds {len(self.ids)} rows, this step has {batch}: start a new cache")
         lengths = self.valid.sum(1).tolist()
         self._check_length(lengths, valid)
-        twins = list(range(batch)) if self.get_seq_length() else _first_equal_rows(ids, embeds, valid)
+        twins = list(range(batch)) if self.get_seq_length() else first_equal_rows(ids, embeds, valid)
         senders = sorted(set(twins))
         rows = [self._row(row, lengths[row], valid[row], keep) for row in senders]
         hidden = embeds[senders][valid[senders]]  # (T of all rows, D)
         is_idle = all(row.length == 0 and row.sequence == row.source for row in rows)
-        kept = hidden[:0] if is_idle else self._step(rows, hidden)
-        self.ids = torch.cat([self.ids, ids.to("cpu")], 1)
-        self.valid = torch.cat([self.valid, valid], 1)
+        texts = Texts(torch.cat([self.ids, ids.to("cpu")], 1), torch.cat([self.valid, valid], 1))
+        kept = hidden[:0] if is_idle else self._step(rows, hidden, texts)
+        self.ids, self.valid = texts.ids, texts.valid
         if not is_idle:
             self._sources = twins
+            self._hashes = [self._hashes[row] for row in twins]
         output = kept.new_zeros(len(senders), keep, embeds.shape[-1])
         output[valid[senders, -keep:]] = kept  # (B', keep, D)
         return output if len(senders) == batch else output[[senders.index(row) for row in twins]]
 
-    def _step(self, rows: list[Row], hidden: Tensor) -> Tensor:
+    def _step(self, rows: list[Row], hidden: Tensor, texts: Texts) -> Tensor:
+        has_forks = any(row.sequence != row.source for row in rows)
+        since = time.monotonic()
         try:
-            return self._source.step(rows, hidden)
+            while True:
+                try:
+                    if self.session is None:
+                        rows, hidden = self._begin(rows, hidden, texts)
+                    return self._source.step(rows, hidden, self._marks(rows, texts))
+                except Busy as busy:
+                    can_replay = self._source.ways.embed is not None and texts.are_known(rows)
+                    if has_forks and not can_replay:
+                        raise
+                    if can_replay:
+                        self._source.close()
+                        rows, hidden = self._replayed(rows, texts)
+                    self._source.rest(busy, since)
         except BaseException:
-            if any(row.sequence != row.source for row in rows):
+            if has_forks or (self.session is None and bool(self.valid.any())):
                 self._source.close()
                 self._is_lost = True
             raise
+
+    def _begin(self, rows: list[Row], hidden: Tensor, texts: Texts) -> tuple[list[Row], Tensor]:
+        """Open a session, and leave out of its first step what every hop still holds."""
+        held = self._source.open(self._wanted(rows, texts))
+        if not any(held.values()):
+            return rows, hidden
+        parts = torch.split(hidden, [row.length for row in rows])
+        skipped = [held.get(row.sequence, 0) for row in rows]
+        shorter = [
+            row._replace(position=skip, length=row.length - skip) for row, skip in zip(rows, skipped, strict=True)
+        ]
+        return shorter, torch.cat([part[skip:] for part, skip in zip(parts, skipped, strict=True)])
+
+    def _wanted(self, rows: list[Row], texts: Texts) -> list[Wanted]:
+        prefixes = self._source.ways.prefixes
+        if prefixes is None or not texts.are_known(rows):
+            return []
+        wanted = []
+        for row in rows:
+            text = texts.of(row.sequence)  # what is kept must be computed
+            if row.keep and (hashes := prefixes.wanted(text[: len(text) - row.keep + 1])):
+                wanted.append(Wanted(row.sequence, hashes))
+        return wanted
+
+    def _replayed(self, rows: list[Row], texts: Texts) -> tuple[list[Row], Tensor]:
+        """Return the step that takes a new session to where `rows` would have taken this one."""
+        known = [texts.of(row.sequence) for row in rows]
+        whole = [Row(row.sequence, row.sequence, 0, len(text), row.keep) for row, text in zip(rows, known, strict=True)]
+        positions = torch.cat([torch.arange(len(text)) for text in known])
+        assert self._source.ways.embed is not None
+        return whole, self._source.ways.embed(torch.tensor(list(chain.from_iterable(known))), positions)
+
+    def _marks(self, rows: list[Row], texts: Texts) -> Hashes | None:
+        """Return each row's page hashes, if the step fills pages that are to be found again."""
+        prefixes = self._source.ways.prefixes
+        filling = [row for row in rows if filled_pages(row.position, row.length)]
+        if prefixes is None or not filling:
+            return None
+        is_known = texts.are_known(rows)
+        for row in filling:
+            unchanged = self._hashes[row.sequence][: filled_pages(row.position, row.length).start]
+            text = texts.of(row.sequence) if is_known else []
+            self._hashes[row.sequence] = extend_hashes(unchanged, text)
+            if is_known:
+                prefixes.add(self._hashes[row.sequence][0])
+        return [self._hashes[row.sequence] for row in rows] if is_known else None
 
     def _row(self, row: int, length: int, valid: Tensor, keep: int) -> Row:
         return Row(row, self._sources[row], length, int(valid.sum()), int(valid[-keep:].sum()))
@@ -217,19 +252,4 @@ class RemoteCache(Cache):
         self.ids = torch.empty(batch, 0, dtype=torch.long)
         self.valid = torch.empty(batch, 0, dtype=torch.bool)
         self._sources = list(range(batch))
-
-
-def _first_equal_rows(ids: Tensor, embeds: Tensor, valid: Tensor) -> list[int]:
-    """For each row the first one that equals it: beams and repeated prompts are prefilled once."""
-    first: list[int] = []
-    for row in range(len(embeds)):
-        equal = (
-            other
-            for other in range(row)
-            if first[other] == other
-            and torch.equal(valid[row], valid[other])
-            and torch.equal(ids[row], ids[other])
-            and torch.equal(embeds[row], embeds[other])
-        )
-        first.append(next(equal, row))
-    return first
+        self._hashes = [[] for _ in range(batch)]

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from swarm.client.config import ClientConfig
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
+from swarm.client.refusals import Refusals
 from swarm.client.session import Session
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, ModelNotFound, SwarmError, UsageError
+from swarm.errors import BlocksMissing, Busy, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
 from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
@@ -102,17 +103,33 @@ class Connection:
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         """Open a session through `span`, over the best route whose hops accept.
 
+        A busy hop is asked again when it said, while other routes are tried.
+
+        Args:
+            model: What to run.
+            span: Its blocks.
+            wanted: What sequences are to begin with, where hops still hold it; see `Session.open`.
+
         Raises:
             BlocksMissing: As `plan`; names the blocks, the wait, and the hops that refused.
+            Busy: The only servers of some blocks were busy for `Timeouts.busy` seconds.
         """
-        excluded: dict[PeerId, SwarmError] = {}
+        refusals = Refusals(time.monotonic() + self.config.timeouts.busy)
         while True:
-            hops, view = await self._plan(model, span, excluded=excluded)
+            now = time.monotonic()
+            try:
+                hops, view = await self._plan(model, span, excluded=refusals.now(now))
+            except BlocksMissing:
+                until = refusals.until(now)
+                if until is None:
+                    raise
+                await asyncio.sleep(until - time.monotonic())
+                continue
             try:
                 return await self._open(hops, view, model, wanted)
             except HopUnusable as failed:
                 logger.info("hop %s does not take the session: %s", failed.peer, failed.error)
-                excluded[failed.peer] = failed.error
+                refusals.add(failed.peer, failed.error, time.monotonic())
 
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""
@@ -152,7 +169,9 @@ class Connection:
     ) -> tuple[tuple[Hop, ...], View]:
         if self._pid != os.getpid():
             raise UsageError("this model was loaded before the process forked: load it again in this one")
-        deadline = time.monotonic() + self.config.timeouts.coverage
+        # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
+        is_waiting = not any(isinstance(error, Busy) for error in excluded.values())
+        deadline = time.monotonic() + (self.config.timeouts.coverage if is_waiting else 0.0)
         age = self.config.view_age
         while True:
             agreement = agree(await self._view(model.name, age), model.fingerprint)

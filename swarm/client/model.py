@@ -18,14 +18,15 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from swarm.blocks import ModelEnds
 from swarm.client.batching import BatchedHead
 from swarm.client.bridge import bridge
-from swarm.client.cache import RemoteCache, SessionSource
+from swarm.client.cache import RemoteCache
 from swarm.client.connection import Connection
 from swarm.client.explain import Explanation, explain
 from swarm.client.inference_session import InferenceSession, current_session
 from swarm.client.inputs import check_positions, positions_after, refuse_hidden_outputs, valid_tokens
-from swarm.client.opening import Model
+from swarm.client.opening import Model, Wanted
 from swarm.client.remote_blocks import RemoteBlocks
 from swarm.client.session import Session
+from swarm.client.source import SessionSource, Ways
 from swarm.client.streaming.decoder import Decoder
 from swarm.client.streaming.generation import Generation
 from swarm.client.streaming.mailbox import Mailbox
@@ -83,22 +84,25 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if max_length is not None and not 0 < max_length <= self._context:
             raise PromptTooLong(f"max_length={max_length}; the model's context is {self._context}")
-        bound, connection, model = bridge(), self._connection, self._model
+        bound, connection, model, ends = bridge(), self._connection, self._model, self._ends
         span = span or self.blocks.span
         whole = span == self.blocks.span
 
-        def open_session() -> Session:
-            session = bound.run(connection.open_session(model, span))
+        def open_session(wanted: Sequence[Wanted]) -> Session:
+            session = bound.run(connection.open_session(model, span, wanted))
             if whole:
-                self._latest = session
+                self._opened(session)
             return session
 
-        source = SessionSource(
-            open_session,
-            lambda session, rows, hidden: bound.run(session.step(rows, hidden)),
-            lambda session: bound.post(lambda: connection.forget(session)),
+        ways = Ways(
+            open_session=open_session,
+            run_step=lambda session, rows, hidden, hashes: bound.run(session.step(rows, hidden, hashes)),
+            close=lambda session: bound.post(lambda: connection.forget(session)),
+            embed=lambda ids, positions: ends.place(ends.embed(ids), positions),
+            prefixes=connection.prefixes,
+            busy=connection.config.timeouts.busy,
         )
-        return RemoteCache(source, max_length=max_length or self._context)
+        return RemoteCache(SessionSource(ways), max_length=max_length or self._context)
 
     def inference_session(self, max_length: int | None = None) -> InferenceSession:
         """Return a session that keeps its cache across `generate()` calls of its `with` block.

@@ -20,11 +20,12 @@ from swarm.wire.limits import HASH_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """What a session must know of the model it runs."""
+    """What a session must know of the model it runs; `dtype` is that of the embeddings."""
 
     name: str
     fingerprint: str
     hidden_size: int
+    dtype: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def open_messages(
             *onward,
             num_hops=len(hops),
             priority=priority,
-            lineage=lineage(model.fingerprint, codec, hops[:index]),
+            lineage=lineage(f"{model.fingerprint} {model.dtype}", codec, hops[: index + 1]),
         )
         for index, (hop, onward) in enumerate(zip(hops, following, strict=True))
     ]

@@ -11,7 +11,7 @@ import hashlib
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from swarm.blocks import PAGE_SLOTS
 from swarm.types import Hop
@@ -43,13 +43,13 @@ def filled_pages(position: int, length: int) -> range:
     return range(position // PAGE_SLOTS, (position + length) // PAGE_SLOTS)
 
 
-def lineage(fingerprint: str, codec: str, hops: Iterable[Hop]) -> bytes:
-    """Return what stands for all that decides about the numbers which arrive behind `hops`.
+def lineage(fingerprint: str, codec: str, hops: Sequence[Hop]) -> bytes:
+    """Return what stands for all that decides about the numbers which the last of these hops holds for given tokens.
 
     Args:
-        fingerprint: Of the model.
+        fingerprint: Of the model, and of whatever else decides about the embeddings.
         codec: In which activations travel.
-        hops: Those before the one that is told, first one first.
+        hops: The one that is told, and those before it, first one first.
     """
     words = [fingerprint, codec, *(f"{hop.peer} {hop.start} {hop.end}" for hop in hops)]
     return hashlib.blake2b("\n".join(words).encode(), digest_size=HASH_BYTES).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from swarm.client.cache import RemoteCache, SessionSource
+from swarm.client.cache import RemoteCache
+from swarm.client.opening import Wanted
+from swarm.client.source import SessionSource, Ways
 from swarm.errors import HopLost, HopTimeout, PromptTooLong, SessionLost, UsageError
 from swarm.wire import Row
 
@@ -36,6 +39,7 @@ class Hops:
     is_usable: bool = True
     is_closed: bool = False
     fails: Exception | None = None
+    held: dict[int, int] = field(default_factory=dict)
 
     def step(self, rows: list[Row], hidden: Tensor) -> Tensor:
         before = {number: list(tokens) for number, tokens in self.sequences.items()}
@@ -63,14 +67,14 @@ class Bench:
 
     def __init__(self, max_length: int = 1000) -> None:
         self.sessions: list[Hops] = []
-        source = SessionSource(
-            self.open,
-            lambda session, rows, hidden: cast(Any, session).step(rows, hidden),
-            lambda session: setattr(session, "is_closed", True),
+        ways = Ways(
+            open_session=self.open,
+            run_step=lambda session, rows, hidden, hashes: cast(Any, session).step(rows, hidden),
+            close=lambda session: setattr(session, "is_closed", True),
         )
-        self.cache = RemoteCache(source, max_length=max_length)
+        self.cache = RemoteCache(SessionSource(ways), max_length=max_length)
 
-    def open(self) -> Any:
+    def open(self, wanted: Sequence[Wanted] = ()) -> Any:
         self.sessions.append(Hops())
         return self.sessions[-1]
 

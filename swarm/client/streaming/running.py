@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -11,15 +10,13 @@ from typing import Protocol
 from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
 from swarm.client.opening import Model, Wanted
+from swarm.client.refusals import jittered
 from swarm.client.session import Session
 from swarm.client.streaming.decoder import Decoder
 from swarm.client.streaming.generation import Attempt, Generation
 from swarm.client.streaming.mailbox import tell
 from swarm.errors import Busy, HopTimeout
 from swarm.types import Span
-
-MAX_JITTER = 0.5
-"""Of the time that a busy hop asks for, added at random: those who were turned away together come back apart."""
 
 
 class Opener(Protocol):
@@ -95,7 +92,7 @@ async def run_generation(
             deadline = time.monotonic() + limit
         if not isinstance(error, Busy) or time.monotonic() + error.retry_after > deadline:
             raise error
-        await asyncio.sleep(error.retry_after * random.uniform(1, 1 + MAX_JITTER))
+        await asyncio.sleep(jittered(error.retry_after))
 
 
 async def _wait_ended(attempt: Attempt, timeout: float) -> Exception | None:
