@@ -334,7 +334,8 @@ def test_forks_share_pages_and_go_their_own_ways() -> None:
         cache.prepare(sequence, 40, 20)
     rows = [Row(first, 40, 20), Row(second, 40, 20)]
     both = model.span.forward(torch.cat((hidden[:20], hidden[40:])), rows, cache, 0, BLOCKS)
-    assert torch.equal(both[20:], whole[40:]) and not torch.equal(both[:20], whole[40:])
+    assert torch.equal(both[20:], whole[40:])
+    assert torch.equal(both[:20], model.run(torch.cat((hidden[:40], hidden[:20])), [60])[40:])
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
@@ -359,7 +360,7 @@ def test_a_part_of_the_blocks_runs_with_its_own_keys() -> None:
     cache.prepare(row.sequence, 0, 30)
     halfway = model.span.forward(hidden, [row], cache, 0, 1)
     assert torch.equal(model.span.forward(halfway, [row], cache, 1, BLOCKS), model.run(hidden, [30]))
-    assert cache.keys[:, :30].isfinite().all()
+    assert cache.keys[:, :16].isfinite().all()  # the full page
 
 
 def test_hidden_states_may_come_in_any_dtype_and_layout() -> None:

@@ -7,6 +7,7 @@
 
 #include "product.h"
 #include "span.h"
+#include "tokens.h"
 
 namespace swarm {
 namespace {
@@ -22,8 +23,7 @@ struct Item {
 
 // The scratch of one item, cut up. Rows are (token, head of the group).
 struct Workbench {
-    float* keys;      // (TILE / PAGE, E, PAGE)
-    float* values;    // (TILE, padded E)
+    float* values;    // (PAGE, padded E), of heads that are not whole strips
     float* scores;    // (rows, TILE)
     float* sums;      // (rows, padded E)
     float* totals;    // (rows, LANES): of the weights
@@ -38,9 +38,8 @@ inline void lay_out(Workbench& bench, const Walk& walk, const Item& item, float*
     const int group = shape.heads / shape.kv_heads, width = (shape.heads + 2 * shape.kv_heads) * shape.head;
     bench.padded = padded_head(shape);
     bench.rows = (item.end - item.begin) * group;
-    bench.keys = scratch;
-    bench.values = bench.keys + bench.padded * TILE;
-    bench.scores = bench.values + bench.padded * TILE;
+    bench.values = scratch;
+    bench.scores = bench.values + bench.padded * PAGE;
     bench.sums = bench.scores + MAX_ITEM_ROWS * TILE;
     bench.totals = bench.sums + MAX_ITEM_ROWS * bench.padded;
     bench.best = bench.totals + MAX_ITEM_ROWS * 16;
@@ -54,62 +53,96 @@ inline void lay_out(Workbench& bench, const Walk& walk, const Item& item, float*
     std::memset(bench.totals, 0, sizeof(float) * bench.rows * LANES);
 }
 
-// One key head's keys and values in the pools of one block.
-template <class Number>
-struct Pools {
-    const Number *keys, *values;
-    size_t stride;  // from slot to slot
+// The slots [start, end) of what an item looks at: at most a tile.
+struct Tile {
+    const Item* item;
+    int start, end;
 
-    Pools(const Walk& walk, const Item& item, int block) {
-        const Shape& shape = walk.shape;
-        stride = static_cast<size_t>(shape.kv_heads) * shape.head;
-        const size_t at = static_cast<size_t>(block) * walk.step.pool_slots * stride + item.kv_head * shape.head;
-        keys = static_cast<const Number*>(walk.step.keys) + at;
-        values = static_cast<const Number*>(walk.step.values) + at;
+    // The first that the item's tokens see, and the one after this one; `end` is not after `start` if there is none.
+    static Tile first(const Item& item, int window) {
+        const int oldest = window > 0 && item.position >= window ? item.position - window + 1 : 0;
+        return at(item, oldest / TILE * TILE);
+    }
+    Tile next() const { return at(*item, start + TILE); }
+    bool is_empty() const { return end <= start; }
+
+private:
+    static Tile at(const Item& item, int start) {
+        const int last = item.position + item.end - item.begin;
+        return {&item, start, start + TILE < last ? start + TILE : last};
     }
 };
 
-// Ask for a tile before it is needed: heads lie apart, in steps that no hardware foresees.
+// Keys or values of one block.
 template <class Number>
-inline void fetch_tile(const Pools<Number>& pools, const Item& item, int start, int count, int size) {
-    constexpr int LINE = 64 / sizeof(Number);
-    for (int s = 0; s < count; ++s) {
-        const size_t slot = static_cast<size_t>(item.pages[(start + s) / PAGE]) * PAGE + s % PAGE;
-        for (int e = 0; e < size; e += LINE) {
-            __builtin_prefetch(pools.keys + slot * pools.stride + e, 0, 2);
-            __builtin_prefetch(pools.values + slot * pools.stride + e, 0, 2);
-        }
+struct Pool {
+    const Walk& walk;
+    const Number* numbers;
+    int block;
+
+    // The tile's page that begins `done` slots after its start.
+    const Number* page(const Tile& tile, int done) const {
+        return numbers + page_of(walk, block, tile.item->pages[(tile.start + done) / PAGE], tile.item->kv_head);
     }
+
+    // How far away the same page of the tile ahead is: memory is asked for a tile before it is needed, for heads lie
+    // apart in steps that no hardware foresees.
+    ptrdiff_t ahead(const Tile& tile, int done, const Tile& after) const {
+        return after.start + done < after.end ? page(after, done) - page(tile, done) : 0;
+    }
+
+    // Ask for what the tile ahead has beyond the length of this one.
+    void fetch_rest(const Tile& tile, const Tile& after, int size) const {
+        constexpr int LINE = 64 / sizeof(Number);
+        for (int done = (tile.end - tile.start) / PAGE * PAGE; after.start + done < after.end; done += PAGE)
+            for (int i = 0; i < PAGE * size; i += LINE) __builtin_prefetch(page(after, done) + i, 0, 2);
+    }
+};
+
+// Each row's products with the tile's keys, two pages at a time.
+template <class Number>
+inline void score(const Workbench& bench, const Pool<Number>& keys, const Tile& tile, const Tile& after, int size) {
+    for (int done = 0; tile.start + done < tile.end; done += 2 * PAGE) {
+        const Number* page = keys.page(tile, done);
+        const bool has_two = tile.start + done + PAGE < tile.end;
+        const ptrdiff_t jump = has_two ? keys.page(tile, done + PAGE) - page : 0;
+        multiply(bench.queries, Right<Number>{page, STRIP, jump, keys.ahead(tile, done, after)}, size,
+                 Result{bench.scores + done, TILE, STRIP, false}, has_two ? 2 : 1, bench.rows);
+    }
+    keys.fetch_rest(tile, after, size);
 }
 
-// Bring the tile's slots [start, start + count) in: keys transposed, values widened.
+// Add the tile's values, weighed, to each row's sums.
 template <class Number>
-inline void read_tile(const Workbench& bench, const Pools<Number>& pools, const Item& item, int start, int count,
-                      int size) {
-    for (int done = 0; done < count; done += PAGE) {
-        const size_t slot = static_cast<size_t>(item.pages[(start + done) / PAGE]) * PAGE;
-        const int here = count - done < PAGE ? count - done : PAGE;
-        turn_page(pools.keys + slot * pools.stride, pools.stride, here, size, bench.keys + done * size);
-        for (int s = 0; s < here; ++s) {
-            const Number* from = pools.values + (slot + s) * pools.stride;
-            float* to = bench.values + (done + s) * bench.padded;
-            int e = 0;
-            for (; e + LANES <= size; e += LANES) store(to + e, load(from + e));
-            for (; e < size; ++e) to[e] = widen(from[e]);
-            for (; e < bench.padded; ++e) to[e] = 0.0f;
+inline void add_values(const Workbench& bench, const Pool<Number>& values, const Tile& tile, const Tile& after,
+                       int size) {
+    const Result sums{bench.sums, static_cast<size_t>(bench.padded), STRIP, true};
+    const int strips = bench.padded / STRIP;
+    const float* weights[MAX_ITEM_ROWS];
+    for (int done = 0; tile.start + done < tile.end; done += PAGE) {
+        const Number* page = values.page(tile, done);
+        const int left = tile.end - tile.start - done, count = left < PAGE ? left : PAGE;
+        for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE + done;
+        if (size == bench.padded) {
+            const Right<Number> right{page, size, STRIP, values.ahead(tile, done, after)};
+            multiply(weights, right, count, sums, strips, bench.rows);
+        } else {  // what is left of the last strip may be anything: no one reads its sums
+            for (int s = 0; s < count; ++s) convert(bench.values + s * bench.padded, page + s * size, size);
+            multiply(weights, Right<float>{bench.values, bench.padded, STRIP, 0}, count, sums, strips, bench.rows);
         }
     }
+    values.fetch_rest(tile, after, size);
 }
 
 inline Floats cap(Floats scores, float softcap) {
     return softcap == 0.0f ? scores : spread(softcap) * tanh(scores / spread(softcap));
 }
 
-// Turn a row's scores of the slots [start, start + count) into weights, and scale what was summed before them.
-inline void weigh(const Workbench& bench, int row, int start, int count, int window, float softcap) {
+// Turn a row's scores of the tile into weights, and scale what was summed before them.
+inline void weigh(const Workbench& bench, int row, const Tile& tile, int window, float softcap) {
     float* scores = bench.scores + row * TILE;
     const int last = bench.position[row], first = window > 0 ? last - window + 1 : 0;
-    const int strips = (count + STRIP - 1) / STRIP * STRIP;
+    const int start = tile.start, strips = (tile.end - start + STRIP - 1) / STRIP * STRIP;
     const bool sees_all = first <= start && start + strips - 1 <= last;
     Ints slot;
     for (int i = 0; i < LANES; ++i) slot[i] = start + i;
@@ -152,30 +185,20 @@ inline void finish(const Workbench& bench, const Walk& walk, const Item& item) {
     }
 }
 
+// `after`: whom this thread lets attend next, if anyone.
 template <class Number>
-inline void attend(const Walk& walk, const Item& item, int block, float* scratch) {
+inline void attend(const Walk& walk, const Item& item, const Item* after, int block, float* scratch) {
     const Shape& shape = walk.shape;
-    const int window = walk.blocks[block].window, end = item.position + item.end - item.begin;
+    const int window = walk.blocks[block].window;
     Workbench bench;
     lay_out(bench, walk, item, scratch);
-    const float* weights[MAX_ITEM_ROWS];
-    for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE;
-    const size_t padded = static_cast<size_t>(bench.padded);
-    const int oldest = window > 0 && item.position >= window ? item.position - window + 1 : 0;
-    const Pools<Number> pools(walk, item, block);
-    const auto count_from = [end](int start) { return end - start < TILE ? end - start : TILE; };
-    const int first = oldest / TILE * TILE;
-    fetch_tile(pools, item, first, count_from(first), shape.head);
-    for (int start = first; start < end; start += TILE) {
-        const int count = count_from(start);
-        if (start + TILE < end) fetch_tile(pools, item, start + TILE, count_from(start + TILE), shape.head);
-        read_tile(bench, pools, item, start, count, shape.head);
-        const Right keys{bench.keys, STRIP, static_cast<size_t>(shape.head) * STRIP};
-        multiply(bench.queries, keys, shape.head, Result{bench.scores, TILE, STRIP, false}, (count + STRIP - 1) / STRIP,
-                 bench.rows);
-        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, start, count, window, shape.softcap);
-        multiply(weights, Right{bench.values, padded, STRIP}, count, Result{bench.sums, padded, STRIP, true},
-                 bench.padded / STRIP, bench.rows);
+    const Pool<Number> keys{walk, static_cast<const Number*>(walk.step.keys), block};
+    const Pool<Number> values{walk, static_cast<const Number*>(walk.step.values), block};
+    for (Tile tile = Tile::first(item, window); !tile.is_empty(); tile = tile.next()) {
+        const Tile ahead = tile.next().is_empty() && after ? Tile::first(*after, window) : tile.next();
+        score(bench, keys, tile, ahead, shape.head);
+        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, tile, window, shape.softcap);
+        add_values(bench, values, tile, ahead, shape.head);
     }
     finish(bench, walk, item);
 }
