@@ -53,96 +53,82 @@ inline void lay_out(Workbench& bench, const Walk& walk, const Item& item, float*
     std::memset(bench.totals, 0, sizeof(float) * bench.rows * LANES);
 }
 
-// The slots [start, end) of what an item looks at: at most a tile.
-struct Tile {
+// What an item looks at: the slots [begin, end) of its sequence, in tiles from `begin` on.
+struct Reach {
     const Item* item;
-    int start, end;
+    int begin, end;
 
-    // The first that the item's tokens see, and the one after this one; `end` is not after `start` if there is none.
-    static Tile first(const Item& item, int window) {
+    Reach(const Item& item, int window) : item(&item), end(item.position + item.end - item.begin) {
         const int oldest = window > 0 && item.position >= window ? item.position - window + 1 : 0;
-        return at(item, oldest / TILE * TILE);
-    }
-    Tile next() const { return at(*item, start + TILE); }
-    bool is_empty() const { return end <= start; }
-
-private:
-    static Tile at(const Item& item, int start) {
-        const int last = item.position + item.end - item.begin;
-        return {&item, start, start + TILE < last ? start + TILE : last};
+        begin = oldest / TILE * TILE;
     }
 };
 
-// Keys or values of one block.
+// Keys or values, of one block, of an item and of the next one that the same thread works on.
 template <class Number>
 struct Pool {
     const Walk& walk;
+    const int block;
     const Number* numbers;
-    int block;
+    const Reach &now, &next;
 
-    // The tile's page that begins `done` slots after its start.
-    const Number* page(const Tile& tile, int done) const {
-        return numbers + page_of(walk, block, tile.item->pages[(tile.start + done) / PAGE], tile.item->kv_head);
+    const Number* page(const Reach& reach, int at) const {
+        return numbers + page_of(walk, block, reach.item->pages[at / PAGE], reach.item->kv_head);
     }
+    const Number* page(int at) const { return page(now, at); }
 
-    // How far away the same page of the tile ahead is: memory is asked for a tile before it is needed, for heads lie
-    // apart in steps that no hardware foresees.
-    ptrdiff_t ahead(const Tile& tile, int done, const Tile& after) const {
-        return after.start + done < after.end ? page(after, done) - page(tile, done) : 0;
-    }
-
-    // Ask for what the tile ahead has beyond the length of this one.
-    void fetch_rest(const Tile& tile, const Tile& after, int size) const {
-        constexpr int LINE = 64 / sizeof(Number);
-        for (int done = (tile.end - tile.start) / PAGE * PAGE; after.start + done < after.end; done += PAGE)
-            for (int i = 0; i < PAGE * size; i += LINE) __builtin_prefetch(page(after, done) + i, 0, 2);
+    // The page that is a tile's length further on, to be asked for now: no hardware foresees where it lies. With a
+    // page asked for at each page, no more is under way than the machine keeps track of.
+    const Number* later(int at) const {
+        if (at + TILE < now.end) return page(at + TILE);
+        const int pages = (now.end - now.begin + PAGE - 1) / PAGE * PAGE;
+        const int there = next.begin + at - now.begin - (pages > TILE ? pages - TILE : 0);
+        return there < next.end ? page(next, there) : page(at);
     }
 };
 
-// Each row's products with the tile's keys, two pages at a time.
+// Each row's products with the keys of the slots [start, end), two pages at a time.
 template <class Number>
-inline void score(const Workbench& bench, const Pool<Number>& keys, const Tile& tile, const Tile& after, int size) {
-    for (int done = 0; tile.start + done < tile.end; done += 2 * PAGE) {
-        const Number* page = keys.page(tile, done);
-        const bool has_two = tile.start + done + PAGE < tile.end;
-        const ptrdiff_t jump = has_two ? keys.page(tile, done + PAGE) - page : 0;
-        multiply(bench.queries, Right<Number>{page, STRIP, jump, keys.ahead(tile, done, after)}, size,
-                 Result{bench.scores + done, TILE, STRIP, false}, has_two ? 2 : 1, bench.rows);
+inline void score(const Workbench& bench, const Pool<Number>& keys, int start, int end, int size) {
+    for (int at = start; at < end; at += 2 * PAGE) {
+        const bool has_two = at + PAGE < end;
+        const Number *page = keys.page(at), *later = keys.later(at);
+        const ptrdiff_t jump = has_two ? keys.page(at + PAGE) - page : 0;
+        const ptrdiff_t later_jump = has_two ? keys.later(at + PAGE) - later : 0;
+        multiply(bench.queries, Right<Number>{page, STRIP, jump, later, later_jump}, size,
+                 Result{bench.scores + (at - start), TILE, STRIP, false}, has_two ? 2 : 1, bench.rows);
     }
-    keys.fetch_rest(tile, after, size);
 }
 
-// Add the tile's values, weighed, to each row's sums.
+// Add the values of the slots [start, end), weighed, to each row's sums.
 template <class Number>
-inline void add_values(const Workbench& bench, const Pool<Number>& values, const Tile& tile, const Tile& after,
-                       int size) {
+inline void add_values(const Workbench& bench, const Pool<Number>& values, int start, int end, int size) {
     const Result sums{bench.sums, static_cast<size_t>(bench.padded), STRIP, true};
     const int strips = bench.padded / STRIP;
     const float* weights[MAX_ITEM_ROWS];
-    for (int done = 0; tile.start + done < tile.end; done += PAGE) {
-        const Number* page = values.page(tile, done);
-        const int left = tile.end - tile.start - done, count = left < PAGE ? left : PAGE;
-        for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE + done;
+    for (int at = start; at < end; at += PAGE) {
+        const Number* page = values.page(at);
+        const int count = end - at < PAGE ? end - at : PAGE;
+        for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE + (at - start);
         if (size == bench.padded) {
-            const Right<Number> right{page, size, STRIP, values.ahead(tile, done, after)};
-            multiply(weights, right, count, sums, strips, bench.rows);
+            multiply(weights, Right<Number>{page, size, STRIP, values.later(at), STRIP}, count, sums, strips, bench.rows);
         } else {  // what is left of the last strip may be anything: no one reads its sums
             for (int s = 0; s < count; ++s) convert(bench.values + s * bench.padded, page + s * size, size);
-            multiply(weights, Right<float>{bench.values, bench.padded, STRIP, 0}, count, sums, strips, bench.rows);
+            const Right<float> copied{bench.values, bench.padded, STRIP, bench.values, STRIP};
+            multiply(weights, copied, count, sums, strips, bench.rows);
         }
     }
-    values.fetch_rest(tile, after, size);
 }
 
 inline Floats cap(Floats scores, float softcap) {
     return softcap == 0.0f ? scores : spread(softcap) * tanh(scores / spread(softcap));
 }
 
-// Turn a row's scores of the tile into weights, and scale what was summed before them.
-inline void weigh(const Workbench& bench, int row, const Tile& tile, int window, float softcap) {
+// Turn a row's scores of the slots [start, end) into weights, and scale what was summed before them.
+inline void weigh(const Workbench& bench, int row, int start, int end, int window, float softcap) {
     float* scores = bench.scores + row * TILE;
     const int last = bench.position[row], first = window > 0 ? last - window + 1 : 0;
-    const int start = tile.start, strips = (tile.end - start + STRIP - 1) / STRIP * STRIP;
+    const int strips = (end - start + STRIP - 1) / STRIP * STRIP;
     const bool sees_all = first <= start && start + strips - 1 <= last;
     Ints slot;
     for (int i = 0; i < LANES; ++i) slot[i] = start + i;
@@ -192,13 +178,14 @@ inline void attend(const Walk& walk, const Item& item, const Item* after, int bl
     const int window = walk.blocks[block].window;
     Workbench bench;
     lay_out(bench, walk, item, scratch);
-    const Pool<Number> keys{walk, static_cast<const Number*>(walk.step.keys), block};
-    const Pool<Number> values{walk, static_cast<const Number*>(walk.step.values), block};
-    for (Tile tile = Tile::first(item, window); !tile.is_empty(); tile = tile.next()) {
-        const Tile ahead = tile.next().is_empty() && after ? Tile::first(*after, window) : tile.next();
-        score(bench, keys, tile, ahead, shape.head);
-        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, tile, window, shape.softcap);
-        add_values(bench, values, tile, ahead, shape.head);
+    const Reach now(item, window), next(after ? *after : item, window);
+    const Pool<Number> keys{walk, block, static_cast<const Number*>(walk.step.keys), now, next};
+    const Pool<Number> values{walk, block, static_cast<const Number*>(walk.step.values), now, next};
+    for (int start = now.begin; start < now.end; start += TILE) {
+        const int end = start + TILE < now.end ? start + TILE : now.end;
+        score(bench, keys, start, end, shape.head);
+        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, start, end, window, shape.softcap);
+        add_values(bench, values, start, end, shape.head);
     }
     finish(bench, walk, item);
 }

@@ -10,11 +10,14 @@ constexpr int STRIP = 16;  // columns that are worked on together: one page of k
 constexpr int PARTS = STRIP / LANES;
 constexpr int MOST_ROWS = LANES == 16 ? 12 : LANES == 8 ? 6 : 2;  // sums and operands fill the registers
 
-// A right side: numbers (depth, STRIP) `step` apart, float32 or bfloat16; further strips `jump` apart.
+// A right side: numbers (depth, STRIP) `step` apart, float32 or bfloat16; further strips `jump` apart. `later`: another,
+// needed soon, whose memory is asked for on the way.
 template <class Number>
 struct Right {
     const Number* numbers;
-    ptrdiff_t step, jump, ahead;
+    ptrdiff_t step, jump;
+    const Number* later;
+    ptrdiff_t later_jump;
 
     Floats part(int i) const { return load(numbers + (i / PARTS) * jump + (i % PARTS) * LANES); }
 };
@@ -40,8 +43,8 @@ inline void multiply_tile(const float* const* left, Right<Number> right, int dep
             sums[r][i] = result.adds ? load(old) : Floats{};
         }
     }
-    for (int k = 0; k < depth; ++k, right.numbers += right.step) {
-        for (int i = 0; i < STRIPS; ++i) __builtin_prefetch(right.numbers + i * right.jump + right.ahead, 0, 2);
+    for (int k = 0; k < depth; ++k, right.numbers += right.step, right.later += right.step) {
+        for (int i = 0; i < STRIPS; ++i) __builtin_prefetch(right.later + i * right.later_jump, 0, 2);
         if constexpr (ROWS < WIDTH) {  // whichever there are fewer of stay in registers
             Floats factors[ROWS];
             for (int r = 0; r < ROWS; ++r) factors[r] = spread(rows[r][k]);
@@ -71,6 +74,7 @@ inline void multiply_rows(const float* const* left, Right<Number> right, int dep
     for (; done + WIDE <= strips; done += WIDE) {
         multiply_tile<ROWS, WIDE>(left, right, depth, result);
         right.numbers += WIDE * right.jump;
+        right.later += WIDE * right.later_jump;
         result.numbers += WIDE * result.jump;
     }
     if (done < strips) multiply_tile<ROWS, 1>(left, right, depth, result);
