@@ -269,7 +269,8 @@ def test_long_contexts_pass_many_tiles_and_grow_the_tables() -> None:
 
 CUTS = {"whole": [130], "sevens": [7] * 18 + [4], "token by token": [1] * 130, "uneven": [1, 63, 2, 16, 48]}
 WIDE: dict[str, Any] = {"head_size": 32, "windows": (0, 70, 20)}  # windows beyond a tile, and within one
-SETTINGS: dict[str, dict[str, Any]] = {"llama": {}, "gemma": {**GEMMA, **WIDE}, "experts": EXPERTS}
+ODD: dict[str, Any] = {"head_size": 24}  # not whole strips of 16: values are copied first
+SETTINGS: dict[str, dict[str, Any]] = {"llama": {}, "gemma": {**GEMMA, **WIDE}, "experts": EXPERTS, "odd heads": ODD}
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])

@@ -66,7 +66,7 @@ struct Reach {
 
 // Keys or values, of one block, of an item and of the next one that the same thread works on.
 template <class Number>
-struct Pool {
+struct Pages {
     const Walk& walk;
     const int block;
     const Number* numbers;
@@ -89,7 +89,7 @@ struct Pool {
 
 // Each row's products with the keys of the slots [start, end), two pages at a time.
 template <class Number>
-inline void score(const Workbench& bench, const Pool<Number>& keys, int start, int end, int size) {
+inline void score(const Workbench& bench, const Pages<Number>& keys, int start, int end, int size) {
     for (int at = start; at < end; at += 2 * PAGE) {
         const bool has_two = at + PAGE < end;
         const Number *page = keys.page(at), *later = keys.later(at);
@@ -102,7 +102,7 @@ inline void score(const Workbench& bench, const Pool<Number>& keys, int start, i
 
 // Add the values of the slots [start, end), weighed, to each row's sums.
 template <class Number>
-inline void add_values(const Workbench& bench, const Pool<Number>& values, int start, int end, int size) {
+inline void add_values(const Workbench& bench, const Pages<Number>& values, int start, int end, int size) {
     const Result sums{bench.sums, static_cast<size_t>(bench.padded), STRIP, true};
     const int strips = bench.padded / STRIP;
     const float* weights[MAX_ITEM_ROWS];
@@ -111,7 +111,8 @@ inline void add_values(const Workbench& bench, const Pool<Number>& values, int s
         const int count = end - at < PAGE ? end - at : PAGE;
         for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE + (at - start);
         if (size == bench.padded) {
-            multiply(weights, Right<Number>{page, size, STRIP, values.later(at), STRIP}, count, sums, strips, bench.rows);
+            const Right<Number> there{page, size, STRIP, values.later(at), STRIP};
+            multiply(weights, there, count, sums, strips, bench.rows);
         } else {  // what is left of the last strip may be anything: no one reads its sums
             for (int s = 0; s < count; ++s) convert(bench.values + s * bench.padded, page + s * size, size);
             const Right<float> copied{bench.values, bench.padded, STRIP, bench.values, STRIP};
@@ -179,8 +180,8 @@ inline void attend(const Walk& walk, const Item& item, const Item* after, int bl
     Workbench bench;
     lay_out(bench, walk, item, scratch);
     const Reach now(item, window), next(after ? *after : item, window);
-    const Pool<Number> keys{walk, block, static_cast<const Number*>(walk.step.keys), now, next};
-    const Pool<Number> values{walk, block, static_cast<const Number*>(walk.step.values), now, next};
+    const Pages<Number> keys{walk, block, static_cast<const Number*>(walk.step.keys), now, next};
+    const Pages<Number> values{walk, block, static_cast<const Number*>(walk.step.values), now, next};
     for (int start = now.begin; start < now.end; start += TILE) {
         const int end = start + TILE < now.end ? start + TILE : now.end;
         score(bench, keys, start, end, shape.head);

@@ -82,15 +82,16 @@ inline void multiply_rows(const float* const* left, Right<Number> right, int dep
 
 // At most MOST_ROWS rows.
 template <int ROWS, class Number>
-inline void multiply_some(const float* const* left, const Right<Number>& right, int depth, const Result& result, int strips,
-                          int rows) {
+inline void multiply_some(const float* const* left, const Right<Number>& right, int depth, const Result& result,
+                          int strips, int rows) {
     if (rows == ROWS) return multiply_rows<ROWS>(left, right, depth, result, strips);
     if constexpr (ROWS > 1) multiply_some<ROWS - 1>(left, right, depth, result, strips, rows);
 }
 
 // Any number of rows.
 template <class Number>
-inline void multiply(const float* const* left, const Right<Number>& right, int depth, Result result, int strips, int rows) {
+inline void multiply(const float* const* left, const Right<Number>& right, int depth, Result result, int strips,
+                     int rows) {
     while (rows > 0) {
         const int now = rows < MOST_ROWS ? rows : MOST_ROWS;
         multiply_some<MOST_ROWS>(left, right, depth, result, strips, now);

@@ -83,6 +83,18 @@ inline size_t page_of(const Walk& walk, int block, int32_t page, int kv_head) {
     return ((first + page) * walk.shape.kv_heads + kv_head) * PAGE * walk.shape.head;
 }
 
+// A key into its slot: numbers lie a page's slots apart.
+template <class Number>
+inline void store_column(Number* column, const float* key, int size) {
+    int e = 0;
+    for (; e + LANES <= size; e += LANES) {
+        Number numbers[LANES];
+        store(numbers, load(key + e));
+        for (int i = 0; i < LANES; ++i) column[(e + i) * PAGE] = numbers[i];
+    }
+    for (; e < size; ++e) narrow(column + e * PAGE, key[e]);
+}
+
 // Norm and turn the queries of one token that look at `kv_head`, and its key; put key and value into their slot.
 template <class Number>
 inline void place(const Walk& walk, int block, int token, int position, int32_t page, int kv_head) {
@@ -102,8 +114,7 @@ inline void place(const Walk& walk, int block, int token, int position, int32_t 
     rotate(key, cosines, sines, half, 1.0f);
     const float* value = key + shape.kv_heads * shape.head;
     const size_t at = page_of(walk, block, page, kv_head);
-    Number* column = static_cast<Number*>(walk.step.keys) + at + position % PAGE;
-    for (int e = 0; e < shape.head; ++e) narrow(column + e * PAGE, key[e]);
+    store_column(static_cast<Number*>(walk.step.keys) + at + position % PAGE, key, shape.head);
     convert(static_cast<Number*>(walk.step.values) + at + position % PAGE * shape.head, value, shape.head);
 }
 
