@@ -98,3 +98,16 @@ def test_slots_follow_the_pages() -> None:
     table.set([5, 2], 20)
     assert not table.is_consecutive
     assert table.slots(14, 18) == [5 * 16 + 14, 5 * 16 + 15, 2 * 16, 2 * 16 + 1]
+
+
+def test_pages_that_were_never_used_are_left_alone_while_others_are_free() -> None:
+    allocator = PageAllocator(100_000)
+    used: set[int] = set()
+    for turn in range(2000):
+        tables = [allocator.allocate(1 + (turn + index) % 7) for index in range(12)]
+        used |= {page for pages in tables for page in pages}
+        for pages in tables:
+            allocator.release(pages)
+    assert len(used) <= 2 * 12 * 7
+    assert len(set(allocator.allocate(90_000))) == 90_000
+    allocator.check()

@@ -99,3 +99,11 @@ def test_equal_pages_of_two_sequences_are_kept_once() -> None:
     cache.forget_kept()
     assert (cache.free_pages, cache.idle_pages) == (4, 0)
     cache.check()
+
+
+def test_no_more_than_so_many_idle_pages_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.blocks.paged.kv_cache.MAX_IDLE_PAGES", 5)
+    cache = cache_of(100)
+    old, new = keep(cache, "old", 4), keep(cache, "new", 4)
+    assert cache.idle_pages == 5
+    assert (found(cache, new), found(cache, old)) == (4, 1)

@@ -17,6 +17,9 @@ from swarm.blocks.paged.pages import PAGE_SLOTS, PageAllocator, PageTable, pages
 from swarm.blocks.paged.prefixes import PrefixPages
 from swarm.errors import Busy, SessionLost
 
+MAX_IDLE_PAGES = 2048
+"""Kept pages that no sequence holds: 32,768 tokens. Memory that the operating system has given is not given back."""
+
 
 def slot_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Return the bytes of one token's keys and values in one block."""
@@ -150,6 +153,7 @@ class KVCache:
             self._live.remove(sequence)
             self._allocator.release(sequence.pages)
             sequence.set([], 0)
+            self._prefixes.evict(self._allocator.num_idle - MAX_IDLE_PAGES)
 
     def check(self) -> None:
         """Verify that pages and sequences agree; meant for idle moments.

@@ -6,7 +6,8 @@ found again (`swarm.blocks.paged.prefixes`): that is one holder more, and a kept
 can be given up at any time.
 
 The free pages are kept as sorted, disjoint, non-touching runs [start, end), so a table that grows can take the very
-next page and stay consecutive: attention then reads the pool through a view instead of gathering.
+next page and stay consecutive: attention then reads the pool through a view instead of gathering. Pages that were never
+used cost no memory yet, so new ones are opened up only when those in use leave too little room.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from swarm.errors import Busy
 
 PAGE_SLOTS = 16
 """Slots of a page: small enough to waste little at a sequence's end, large enough to keep tables short."""
+
+
+FIRST_OPEN = 64
+"""Pages that are open from the beginning."""
 
 
 def pages_for(length: int) -> int:
@@ -38,6 +43,7 @@ class PageAllocator:
         self._num_free = num_pages
         self._is_kept = bytearray(num_pages)
         self._num_idle = 0
+        self._num_open = min(FIRST_OPEN, num_pages)  # pages from here on were never used
 
     @property
     def num_free(self) -> int:
@@ -141,13 +147,23 @@ class PageAllocator:
     def _place(self, count: int, after: int | None) -> tuple[int, int]:
         """Choose up to `count` consecutive free pages: behind `after`, else where there is room to grow."""
         if after is not None and (run := self._run_of(after + 1)) is not None:
-            return after + 1, min(self._runs[run][1], after + 1 + count)
-        start, end = max(self._runs, key=lambda run: run[1] - run[0])
+            end = min(self._runs[run][1], after + 1 + count)
+            self._num_open = max(self._num_open, end)
+            return after + 1, end
+        start, end = self._widest()
+        while end - start < count and self._num_open < self.num_pages:
+            self._num_open = min(self.num_pages, self._num_open + max(FIRST_OPEN, self._num_open // 4))
+            start, end = self._widest()
         # The page before a run belongs to someone who may want to grow: leave him half of the room.
         room = end - start
         if start > 0 and room >= 2 * count:
             start += room // 2
         return start, min(end, start + count)
+
+    def _widest(self) -> tuple[int, int]:
+        """Return the longest run of free pages among the open ones, which may be empty."""
+        start, end = max(self._runs, key=lambda run: min(run[1], self._num_open) - run[0])
+        return start, max(start, min(end, self._num_open))
 
     def _run_of(self, page: int) -> int | None:
         index = bisect_right(self._runs, (page, self.num_pages + 1)) - 1

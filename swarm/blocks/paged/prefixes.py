@@ -44,7 +44,9 @@ class PrefixPages:
         return pages
 
     def evict(self, count: int) -> None:
-        """Give up idle pages until `count` of them have become free, or none is left."""
+        """Give up idle pages until `count` of them have become free, or none is left; 0 or less does nothing."""
+        if count <= 0:
+            return
         idle = (key for key, page in self._by_key.items() if self._allocator.is_idle(page))
         for key in list(islice(idle, count)):
             self._allocator.give_up(self._by_key.pop(key))
