@@ -41,17 +41,15 @@ class End:
         if self.other is not None:
             asyncio.get_running_loop().call_soon(self.other.deliver, *frame)
 
-    def try_send_now(self, message: Message, body: Any = b"") -> bool:
+    def try_send_now(self, frames: Sequence[tuple[Message, Any]]) -> bool:
         if self.loop is None or not self.is_open or self.refuses is not None:
             return False
-        self.sent.append((decode(encode(message)), bytearray(body)))
-        self.num_sent_now += 1
-        if self.other is not None:
-            self.loop.call_soon_threadsafe(self.other.deliver, *self.sent[-1])
+        for message, body in frames:
+            self.sent.append((decode(encode(message)), bytearray(body)))
+            self.num_sent_now += 1
+            if self.other is not None:
+                self.loop.call_soon_threadsafe(self.other.deliver, *self.sent[-1])
         return True
-
-    def try_send_all_now(self, frames: Sequence[tuple[Message, Any]]) -> bool:
-        return self.loop is not None and all(self.try_send_now(message, body) for message, body in frames)
 
     def deliver(self, message: Message, body: bytearray) -> None:
         if self.is_open and self.receiver is not None:

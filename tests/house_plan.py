@@ -59,7 +59,9 @@ BROAD_HANDLERS = {
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
     "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
-    "server/engine.py": "whatever a step does, the server goes on",
+    "server/batcher.py": "whatever a step does, the server goes on",
+    "server/engine.py": "what a called function raises is raised again where it is awaited",
+    "server/turns.py": "a batch that breaks is begun again piece by piece: whatever a step does, the server goes on",
     "wire/encoding.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",
     "wire/records.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",
 }

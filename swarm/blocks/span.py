@@ -34,8 +34,13 @@ class Runner(Protocol):
         """Bytes that the weights take in memory."""
         ...
 
-    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
-        """Run a ragged batch (T, D) through the blocks [first, last) of those added; `cache` has as many blocks."""
+    def forward(
+        self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int, *, goes_on: bool = False
+    ) -> Tensor:
+        """Run a ragged batch (T, D) through the blocks [first, last) of those added; `cache` has as many blocks.
+
+        With `goes_on` the result is what the next block begins with, to the last bit, in whatever dtype that takes.
+        """
         ...
 
 
@@ -58,7 +63,9 @@ class TorchSpan:
         parts = parts.with_norms_on(self._device)
         self._blocks.append(DecoderBlock(parts, self._config, self._make_linear, self._dtype, index))
 
-    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
+    def forward(
+        self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int, *, goes_on: bool = False
+    ) -> Tensor:
         """Run a ragged batch (T, D) through the blocks [first, last) of those added; (T, D) in the span's dtype.
 
         `cache` is on the span's device; `hidden` and what is returned are on the CPU.
@@ -150,7 +157,15 @@ class BlockStack:
             device=self._device,
         )
 
-    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, *, span: Span | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        rows: Sequence[Row],
+        cache: KVCache,
+        *,
+        span: Span | None = None,
+        goes_on: bool = False,
+    ) -> Tensor:
         """Run a ragged batch through the span and keep its keys and values.
 
         Args:
@@ -159,9 +174,11 @@ class BlockStack:
                 may be in a batch once.
             cache: Of this stack (`new_cache`).
             span: Which of our blocks to run; all by default. A route may use a part of a server's span.
+            goes_on: The same tokens go on through the next blocks: what is returned is fit for that, and running the
+                span in parts changes no bit.
 
         Returns:
-            (T, D) in the stack's dtype, on the CPU.
+            (T, D) in the stack's dtype (with `goes_on`, in that of its residual stream), on the CPU.
 
         Raises:
             ValueError: Rows and `hidden` disagree, a row is not prepared, or `span` is not within ours; nothing was
@@ -174,7 +191,7 @@ class BlockStack:
             raise ValueError(f"blocks {span} wanted, {self.span} loaded")
         first = span.start - self.span.start
         with torch.inference_mode():
-            return self._runner.forward(hidden, rows, cache, first, first + len(span))
+            return self._runner.forward(hidden, rows, cache, first, first + len(span), goes_on=goes_on)
 
     def _check(self, hidden: Tensor, rows: Sequence[Row]) -> None:
         tokens = sum(row.length for row in rows)

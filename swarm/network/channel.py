@@ -120,21 +120,11 @@ class Channel:
                 self.abort(error)
             raise HopLost(f"channel to {self.remote} is closed: {why}") from error
 
-    def try_send_now(self, message: Message, body: Buffer = b"") -> bool:
-        """Send a message from any thread if that is possible; False if it must be sent on the loop, or cannot be.
+    def try_send_now(self, frames: Sequence[tuple[Message, Buffer]]) -> bool:
+        """Send messages in one piece from any thread; False if none was: the loop has to send them, or nobody can.
 
         Frames of several threads leave whole, each behind those whose `send` had returned before.
         """
-        if not (self._stream.takes_from_any_thread and self.is_open):
-            return False
-        try:
-            self._stream.send(message, body)
-        except SwarmError:
-            return False  # `send` says why
-        return True
-
-    def try_send_all_now(self, frames: Sequence[tuple[Message, Buffer]]) -> bool:
-        """As `try_send_now`, several messages in one piece; False if none of them was sent."""
         if not (self._stream.takes_from_any_thread and self.is_open):
             return False
         try:

@@ -68,6 +68,9 @@ class ServerConfig:
         ),
     )
     max_sessions: int = field(default=256, metadata=flag("sessions open at a time", metavar="N"))
+    session_timeout: float = field(
+        default=1800.0, metadata=flag("seconds without a step after which a session's pages are freed", metavar="S")
+    )
     throughput: str = field(
         default="auto", metadata=flag("tokens/s through one block to announce; auto: measured at start")
     )
@@ -96,6 +99,8 @@ class ServerConfig:
             raise UsageError(f"--device {self.device!r}: give auto, cpu, cuda, or a number as in cuda:1")
         if not 3 <= self.ttl <= 600 or not 0 <= self.drain_timeout <= 86400:
             raise UsageError("--ttl must be 3 to 600 seconds, --drain-timeout 0 to 86400")
+        if not 1 <= self.session_timeout <= 86400:
+            raise UsageError("--session-timeout must be 1 to 86400 seconds")
         if self.throughput != "auto" and not _is_positive(self.throughput):
             raise UsageError(f"--throughput {self.throughput!r}: give auto or a number of tokens/s above 0")
         if len(self.public_name) > 64 or not self.public_name.isprintable():

@@ -1,9 +1,7 @@
-"""The engine: one compute thread that runs steps through the blocks, in order of arrival.
+"""The engine: one compute thread that serves all sessions at once.
 
-The event loop submits work; what comes of it is sent by the compute thread where that can be, else by a callback
-on the loop. The compute thread alone touches the KV cache and its page tables, so neither needs a lock. Running a
-piece of work is three sentences: plan the rows (fork, roll back, reserve pages), run the blocks, keep what the next
-hop needs. A piece that fails gives back the pages that it reserved: each of its rows holds `position` tokens then.
+The compute thread alone touches the KV cache, its page tables and the scheduler, so none of them needs a lock; the
+event loop only submits. What the thread does, turn by turn, is told in `swarm.server.turns`.
 """
 
 from __future__ import annotations
@@ -12,84 +10,51 @@ import asyncio
 import concurrent.futures
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
-from swarm.blocks import BlockStack, KVCache, PageTable
-from swarm.blocks import Row as BlockRow
-from swarm.errors import BadResult, HopFailed, SessionLost, SwarmError
+from swarm.blocks import BlockStack, KVCache
+from swarm.errors import Busy, HopFailed
 from swarm.log import get_logger
-from swarm.types import Span
-from swarm.wire import Message, Row
+from swarm.server.sessions import Session
+from swarm.server.turns import PAGE_PATIENCE, Deliver, Turns
+from swarm.server.work import Work
+from swarm.types import EngineStats
 
 logger = get_logger(__name__)
 
 T = TypeVar("T")
 
 MAX_WAITING = 4096
-"""Pieces of work that may wait; beyond, submitters are told `Busy`."""
+"""Steps that may wait; beyond, submitters are told `Busy`."""
 
-Pack = Callable[["Work", Tensor], tuple[Message, memoryview]]
-"""Called on the compute thread with the output (tokens, D): makes what is to be sent. The loop has other sessions
-to serve, and code that runs once a step is some times slower there: its caches are cold."""
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+"""Activations that may wait, of all clients together."""
 
-SendNow = Callable[[tuple[Message, memoryview] | None, SwarmError | None], bool]
-"""Called on the compute thread with what `Pack` made, or with the error; returns whether no more is to be done. It
-saves waking the loop, a tenth of a millisecond for a step, where that can be."""
-
-Finished = Callable[[tuple[Message, memoryview] | None, SwarmError | None], None]
-"""Called on the event loop with the same, if more is to be done."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Work:
-    """One step on its way through the engine.
-
-    Attributes:
-        sequences: The session's sequences by number; new ones are entered here.
-        rows: What to do with each, and how many tokens of each the client wants back.
-        hidden: (T, D) the rows' tokens one after another, in any float dtype.
-        span: The blocks to run.
-        is_stale: Asked right before running: a roll-back may have overtaken the step.
-        keeps_all: Whether the output of every token is needed, by a next hop, or just the rows' `keep`.
-        pack: Turns the output into what is sent.
-        send_now: Sends it, where the compute thread can.
-        finished: Sends it else, or tells the error.
-        arrived_at: Monotonic time of the frame's arrival.
-    """
-
-    sequences: dict[int, PageTable]
-    rows: Sequence[Row]
-    hidden: Tensor
-    span: Span
-    is_stale: Callable[[], bool]
-    keeps_all: bool
-    pack: Pack
-    send_now: SendNow
-    finished: Finished
-    arrived_at: float
-    started_at: float = 0.0
-    ended_at: float = 0.0
+CHECK_AFTER = 1.0
+"""Seconds of silence after which page tables are verified, once."""
 
 
 class Engine:
-    """Runs work through a `BlockStack`, on a thread of its own.
+    """Runs steps through a `BlockStack`, on a thread of its own.
 
-    Use as a context manager on the event loop: leaving it waits for the running step and drops
-    what still waits.
+    Use as a context manager on the event loop: leaving it waits for the running batch and drops what still waits.
     """
 
     def __init__(self, stack: BlockStack, cache: KVCache, *, threads: int) -> None:
         self._stack = stack
         self._cache = cache
         self._threads = threads
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._num_submitted = self._num_run = 0  # the first is the loop's, the second the compute thread's
+        self._inbox: queue.SimpleQueue[Callable[[], None] | Work] = queue.SimpleQueue()
+        self._turns = Turns(stack, cache, deliver=self._done, has_news=lambda: not self._inbox.empty())
+        self._deliver: Deliver = lambda works: None
+        # Each is written by one thread: the first two by the event loop, the others by the compute thread.
+        self._num_submitted = self._bytes_submitted = self._num_done = self._bytes_taken = 0
+        self._is_checked = True
+        self._fault: HopFailed | None = None
         self._is_leaving = False
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
 
@@ -100,13 +65,13 @@ class Engine:
 
     def __exit__(self, *exc: object) -> None:
         self._is_leaving = True
-        self._tasks.put(None)
+        self._inbox.put(lambda: None)
         self._thread.join(timeout=60.0)
 
     @property
     def load(self) -> int:
         """Steps waiting or running."""
-        return self._num_submitted - self._num_run
+        return self._num_submitted - self._num_done
 
     @property
     def kernel(self) -> str:
@@ -114,22 +79,54 @@ class Engine:
         return self._stack.kernel
 
     @property
+    def num_pages(self) -> int:
+        """KV pages of the pool."""
+        return self._cache.num_pages
+
+    @property
     def free_pages(self) -> int:
-        """KV pages that nobody holds; a moment old."""
+        """KV pages that no session holds; a moment old."""
         return self._cache.free_pages
 
     @property
-    def is_full(self) -> bool:
-        """Whether no more work is taken."""
-        return self.load >= MAX_WAITING
+    def is_crowded(self) -> bool:
+        """Whether half of what may wait does: from now on nobody may have the most of it."""
+        return self.load > MAX_WAITING // 2 or self._bytes_waiting > MAX_WAITING_BYTES // 2
+
+    @property
+    def is_short_of_pages(self) -> bool:
+        """Whether steps of open sessions wait for pages: no time for new ones."""
+        return self._turns.wants_pages or not self._cache.free_pages
+
+    def deliver_to(self, deliver: Deliver) -> None:
+        """Say who gets the works that are done; before the first is submitted."""
+        self._deliver = deliver
 
     def submit(self, work: Work) -> None:
-        """Queue `work`; `send_now` and, if need be, `finished` are called once it has run, failed, or proved stale.
+        """Queue a step; it is delivered once it has run, failed, or proved stale.
 
-        For stale work they get neither a message nor an error.
+        Raises:
+            Busy: Too many steps or bytes wait, of this client or of all; nothing was queued.
         """
+        size = len(work.body or b"")
+        if self.load >= MAX_WAITING or self._bytes_waiting + size > MAX_WAITING_BYTES:
+            raise Busy(f"{self.load} steps with {self._bytes_waiting >> 20} MiB wait here: the most that is taken")
         self._num_submitted += 1
-        self._tasks.put(lambda: self._step(work))
+        self._bytes_submitted += size
+        self._inbox.put(work)
+
+    def find(self, session: Session, number: int, hashes: Sequence[bytes], found: Callable[[int], None]) -> None:
+        """Let a sequence begin with kept pages; `found` is called on the event loop with the tokens it holds then."""
+
+        def begin() -> None:
+            tokens = self._turns.find(session, number, session.keys(hashes))
+            self._loop.call_soon_threadsafe(found, tokens)
+
+        self._inbox.put(begin)
+
+    def release(self, session: Session) -> None:
+        """Drop what a session has here, its steps and its pages; the batch it may be in goes on without it."""
+        self._inbox.put(lambda: self._turns.release(session))
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run any function on the compute thread, in its turn; return its result, or raise what it raised."""
@@ -141,89 +138,66 @@ class Engine:
             except BaseException as error:  # raised again where it is awaited
                 future.set_exception(error)
 
-        self._tasks.put(run)
+        self._inbox.put(run)
         return await asyncio.wrap_future(future)
 
-    def release(self, sequences: dict[int, PageTable]) -> None:
-        """Free all pages of a session, after the work already queued."""
-        self._tasks.put(lambda: self._release(sequences))
+    def stats(self) -> EngineStats:
+        """Return what the engine does; callable from any thread, a moment old."""
+        stats = self._turns.stats()
+        under_way = self.load
+        waiting = min(under_way, stats.waiting + self._inbox.qsize())
+        return replace(stats, waiting=waiting, running=under_way - waiting, bytes_waiting=self._bytes_waiting)
+
+    @property
+    def _bytes_waiting(self) -> int:
+        return self._bytes_submitted - self._bytes_taken
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
-            while (task := self._tasks.get()) is not None and not self._is_leaving:
-                task()
+            while not self._is_leaving:
+                self._take_in()
+                self._turns.turn()
 
-    def _step(self, work: Work) -> None:
-        packed, error = None, None
-        work.started_at = time.monotonic()
+    def _take_in(self) -> None:
+        """Take what was submitted, and wait for it if there is nothing to do."""
+        inbox, turns = self._inbox, self._turns
+        if not turns.has_work:
+            try:
+                self._take(inbox.get(timeout=self._idle_timeout()))
+            except queue.Empty:
+                self._check()
+        while not inbox.empty():
+            self._take(inbox.get_nowait())
+
+    def _idle_timeout(self) -> float | None:
+        if self._turns.wants_pages:
+            return PAGE_PATIENCE
+        return None if self._is_checked else CHECK_AFTER
+
+    def _take(self, task: Callable[[], None] | Work) -> None:
+        self._is_checked = False
+        if not isinstance(task, Work):
+            task()
+            return
+        self._bytes_taken += len(task.body or b"")
+        if self._fault is None:
+            self._turns.add(task)
+        else:
+            task.error = self._fault
+            self._done([task])
+
+    def _done(self, works: Sequence[Work]) -> None:
+        self._num_done += len(works)
+        self._deliver(works)
+
+    def _check(self) -> None:
+        """Nothing happens: verify that no page is lost."""
+        if self._turns.wants_pages:
+            return
+        self._is_checked = True
         try:
-            if not work.is_stale():
-                output = self._kept(work, self._forward(work))
-                work.ended_at = time.monotonic()
-                packed = work.pack(work, output)
-        except SwarmError as refused:
-            error = refused
-        except Exception as fault:  # the engine's border: whatever a step does, the server goes on
-            logger.exception("a step of %d rows failed in blocks %s", len(work.rows), work.span)
-            error = HopFailed(f"{type(fault).__name__} in blocks {work.span}")
-        self._num_run += 1
-        if not work.send_now(packed, error):
-            self._loop.call_soon_threadsafe(work.finished, packed, error)
-
-    def _forward(self, work: Work) -> Tensor:
-        hidden = work.hidden.to(self._stack.dtype)
-        if not bool(hidden.isfinite().all()):
-            raise BadResult("the activations of this step are not finite: the hop before sent rubbish")
-        self._place_sequences(work)
-        rows = [BlockRow(work.sequences[row.sequence], row.position, row.length) for row in work.rows]
-        busy = [row for row in rows if row.length]
-        try:
-            for row in rows:
-                self._cache.prepare(row.sequence, row.position, row.length)
-            return self._stack.forward(hidden, busy, self._cache, span=work.span) if busy else hidden
-        except Exception:
-            for row in rows:
-                if row.sequence.length > row.position:
-                    self._cache.prepare(row.sequence, row.position, 0)
-            raise
-
-    def _place_sequences(self, work: Work) -> None:
-        """Make each row's sequence hold its first `position` tokens, of its own or of its source.
-
-        All forks of a step see the state before it, as when beams trade places: fork first, replace then.
-        """
-        fresh: dict[int, PageTable] = {}
-        try:
-            for row in work.rows:
-                if row.sequence != row.source:
-                    fresh[row.sequence] = self._cache.fork(_find(work.sequences, row.source), row.position)
-                elif row.sequence not in work.sequences:
-                    fresh[row.sequence] = self._cache.new_sequence()
-        except SwarmError:
-            self._release(fresh)
-            raise
-        replaced = {number: work.sequences[number] for number in fresh if number in work.sequences}
-        work.sequences.update(fresh)
-        self._release(replaced)
-
-    def _kept(self, work: Work, output: Tensor) -> Tensor:
-        """(T, D) -> the tokens that travel on: all of them, or the last `keep` of each row."""
-        if work.keeps_all or all(row.keep == row.length for row in work.rows):
-            return output
-        pieces, end = [], 0
-        for row in work.rows:
-            end += row.length
-            pieces.append(output[end - row.keep : end])
-        return torch.cat(pieces)
-
-    def _release(self, sequences: dict[int, PageTable]) -> None:
-        for sequence in sequences.values():
-            self._cache.release(sequence)
-        sequences.clear()
-
-
-def _find(sequences: dict[int, PageTable], number: int) -> PageTable:
-    if number not in sequences:
-        raise SessionLost(f"sequence {number} is not held here")
-    return sequences[number]
+            self._cache.check()
+        except RuntimeError as fault:
+            logger.critical("the KV pages are in disorder (%s): this server must be started anew", fault)
+            self._fault = HopFailed("this server's KV pages are in disorder")

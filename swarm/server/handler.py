@@ -1,31 +1,36 @@
 """The handler: what a server does with each message of its clients and of the hops before it.
 
-Everything here runs on the event loop and returns at once, but for packing and `_send_now`, which the compute
-thread calls. A refusal goes back as an Error; only bytes that break the format end the channel they came on, and
-nothing else.
+Everything here runs on the event loop and returns at once. A refusal goes back as an Error; only bytes that break the
+format end the channel they came on, and nothing else.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 
-from torch import Tensor
-
-from swarm.errors import Busy, HopLost, HopRefused, ProtocolError, SwarmError
+from swarm.blocks import PAGE_SLOTS
+from swarm.errors import Busy, HopLost, HopRefused, ProtocolError, SessionLost, SwarmError
 from swarm.log import get_logger
 from swarm.network import Channel
-from swarm.server.engine import Engine, Work
+from swarm.server.answers import Answers, prepare, send
+from swarm.server.engine import Engine
 from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
-from swarm.types import PeerId, Span
-from swarm.wire import Cancel, Close, Error, Message, Open, Opened, Prepared, Result, Step, Timing
-from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.server.work import Work, num_filled
+from swarm.types import EngineStats, PeerId, Span
+from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Open, Opened, Stats, Step
+from swarm.wire.codecs import body_bytes
 from swarm.wire.encoding import error_of
+from swarm.wire.limits import HASH_BYTES
+from swarm.wire.messages import NO_LINEAGE
 
 logger = get_logger(__name__)
+
+UNUSED_TIMEOUT = 60.0
+"""Seconds that a session may be open before its first step: a client takes a fraction of one."""
 
 MAX_STEP_TOKENS = 4096
 """Tokens in one step: clients send chunks of some hundreds; the bound keeps one step's workspace small."""
@@ -45,17 +50,48 @@ class Served:
 class Handler:
     """Receives messages of inbound channels; its sessions end with their channels."""
 
-    def __init__(self, served: Served, engine: Engine, sessions: SessionTable, *, is_draining: Callable[[], bool]):
+    def __init__(
+        self,
+        served: Served,
+        engine: Engine,
+        sessions: SessionTable,
+        *,
+        is_draining: Callable[[], bool],
+        session_timeout: float,
+    ) -> None:
         self._served = served
         self._engine = engine
         self._sessions = sessions
         self._is_draining = is_draining
+        self._session_timeout = session_timeout
+        # No session can hold more than all pages do: told at once, for no waiting would help.
+        self._context_length = min(served.context_length, engine.num_pages * PAGE_SLOTS)
         self._links: Links | None = None
         self.num_steps = 0
 
     def attach(self, links: Links) -> None:
         """Give the links over which outputs go on; before the first channel is served."""
         self._links = links
+        self._engine.deliver_to(Answers(links).deliver)
+
+    def stats(self) -> EngineStats:
+        """Return what the engine does, and how many sessions are open."""
+        return replace(self._engine.stats(), sessions=len(self._sessions))
+
+    def expire(self, now: float) -> None:
+        """End sessions that were not used for too long, and tell their clients.
+
+        Args:
+            now: Monotonic time.
+        """
+        for session in self._sessions:
+            silent = now - session.last_step_at
+            allowed = self._session_timeout if session.num_received else min(UNUSED_TIMEOUT, self._session_timeout)
+            if silent > allowed and not session.steps_waiting:
+                self._sessions.remove(session.session_id)
+                self._end(session)
+                lost = SessionLost(f"the session was not used for {silent:.0f} s: open it again")
+                send(session.owner, error_of(lost, session=session.session_id))
 
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Act on one message; nothing raised here leaves this method but `ProtocolError`."""
@@ -66,6 +102,10 @@ class Handler:
                 self._guard(channel, message.session, 0, partial(self._open, channel, message))
             case Cancel():
                 self._guard(channel, message.session, 0, partial(self._cancel, message))
+            case Find():
+                self._guard(channel, message.session, 0, partial(self._find, channel, message))
+            case AskStats():
+                send(channel, Stats(astuple(self.stats())))
             case Close():
                 self._close(channel, message)
             case Error():
@@ -81,7 +121,7 @@ class Handler:
     def tell_client(self, error: Error) -> None:
         """Pass a next hop's complaint on to the client whose session it is about."""
         try:
-            _send(self._sessions.get(error.session).owner, error)
+            send(self._sessions.get(error.session).owner, error)
         except SwarmError:
             logger.debug("an error about a session that has ended: %s", error.text)
 
@@ -89,7 +129,7 @@ class Handler:
         """Tell the clients whose steps may have been lost on the way to `peer`."""
         for session in self._sessions:
             if session.next_peer == peer:
-                _send(session.owner, error_of(HopLost(f"lost the link to {peer}"), session=session.session_id))
+                send(session.owner, error_of(HopLost(f"lost the link to {peer}"), session=session.session_id))
 
     def _guard(self, channel: Channel, session: bytes, step: int, act: Callable[[], None]) -> None:
         try:
@@ -97,7 +137,7 @@ class Handler:
         except ProtocolError:
             raise
         except SwarmError as error:
-            _send(channel, error_of(error, session=session, step=step))
+            send(channel, error_of(error, session=session, step=step))
 
     def _open(self, channel: Channel, message: Open) -> None:
         served = self._served
@@ -110,98 +150,83 @@ class Handler:
             )
         if message.start >= message.end or not served.span.covers(Span(message.start, message.end)):
             raise HopRefused(f"serves blocks {served.span}, not {message.start}:{message.end}")
+        if self._engine.is_short_of_pages:
+            raise Busy("no KV page is free here and open sessions wait for some", retry_after=1.0)
+        now = time.monotonic()
         session = Session(
             session_id=message.session,
             owner=channel,
+            client=channel.remote,
             span=Span(message.start, message.end),
             codec=message.codec,
             next_peer=PeerId(message.next_peer),
             next_addrs=message.next_addrs,
-            last_step_at=time.monotonic(),
+            num_hops=message.num_hops,
+            priority=message.priority,
+            lineage=None if message.lineage == NO_LINEAGE else message.lineage,
+            opened_at=now,
+            last_step_at=now,
         )
         self._sessions.add(session)
         if session.next_peer:
-            self._require_links().warm(session.next_peer, session.next_addrs)
+            assert self._links is not None
+            self._links.warm(session.next_peer, session.next_addrs)
         channel.send(Opened(message.session, self._engine.free_pages))
 
     def _step(self, message: Step, body: bytearray) -> None:
         arrived_at = time.monotonic()
         session = self._sessions.get(message.session)
-        if message.epoch < session.epoch:
-            return
-        tokens = self._check(session, message)
-        if self._engine.is_full:
-            raise Busy("the engine's queue is full")
-        hidden = decode_tensor(body, message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
-        session.epoch = message.epoch
+        tokens = self._check(session, message, len(body))
+        if self._engine.is_crowded and self._sessions.num_waiting_of(session.client) > self._engine.load // 2:
+            raise Busy("the engine's queue is full of your steps")
+        session.epoch = max(session.epoch, message.epoch)
         session.last_step_at = arrived_at
+        work = Work.of(session, message, body, tokens=tokens, arrived_at=arrived_at)
+        self._engine.submit(work)
         session.num_received += 1
         self.num_steps += 1
-        packing = _Packing(session.codec, message)
-        self._engine.submit(
-            Work(
-                sequences=session.sequences,
-                rows=message.rows,
-                hidden=hidden,
-                span=session.span,
-                is_stale=lambda: message.epoch < session.epoch,
-                keeps_all=bool(message.route),
-                pack=packing,
-                send_now=partial(self._send_now, session, message),
-                finished=partial(self._finished, session, message),
-                arrived_at=arrived_at,
-            )
-        )
-        packing.prepare()
+        prepare(work)
 
-    def _check(self, session: Session, message: Step) -> int:
+    def _check(self, session: Session, message: Step, num_bytes: int) -> int:
         """Return the step's tokens; one pass, for it stands between every frame and its computation."""
         if message.route and message.route[0] != session.next_peer:
             raise HopRefused(f"the session was opened with next hop {session.next_peer or 'none'}, open it again")
-        rows, tokens, context = message.rows, 0, self._served.context_length
+        rows, tokens, filled, context = message.rows, 0, 0, self._context_length
         for row in rows:
             tokens += row.length
+            filled += num_filled(row)
             if row.keep > row.length:
                 raise ProtocolError(f"a row of {row.length} tokens cannot keep {row.keep}")
             if row.position + row.length > context:
-                raise HopRefused(f"token {row.position + row.length} is beyond the context of {context}")
+                raise HopRefused(
+                    f"token {row.position + row.length} is beyond the {context} that a session may have here"
+                )
         if tokens > MAX_STEP_TOKENS:
             raise HopRefused(f"a step of more than {MAX_STEP_TOKENS} tokens: send it in chunks")
         if len(rows) > 1 and len({row.sequence for row in rows}) != len(rows):
             raise ProtocolError("a step with two rows for one sequence")
+        if message.marks and len(message.marks) != filled * HASH_BYTES:
+            raise ProtocolError(f"{len(message.marks) // HASH_BYTES} marks for {filled} pages")
+        expected = body_bytes(message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
+        if num_bytes != expected:
+            raise ProtocolError(
+                f"a body of {num_bytes} bytes for {tokens} tokens in {message.codec}: {expected} wanted"
+            )
         return tokens
 
-    def _send_now(
-        self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None
-    ) -> bool:
-        """On the compute thread: send the output, unless the loop has to, or still holds an earlier one."""
-        is_allowed = error is None and session.num_left == session.num_finished
-        if is_allowed and (packed is None or self._try_send_now(session, step, *packed)):
-            session.num_sent_now += 1
-            return True
-        session.num_left += 1
-        return False
+    def _find(self, channel: Channel, message: Find) -> None:
+        session = self._sessions.get(message.session)
+        if session.owner is not channel:
+            raise SessionLost("a session of another client")
+        hashes = [message.hashes[i : i + HASH_BYTES] for i in range(0, len(message.hashes), HASH_BYTES)]
 
-    def _try_send_now(self, session: Session, step: Step, message: Message, body: memoryview) -> bool:
-        if step.route:
-            return self._require_links().try_send_now(session.next_peer, message, body)
-        return session.owner.try_send_now(message, body)
+        def found(tokens: int) -> None:
+            send(channel, Found(message.session, message.sequence, tokens))
 
-    def _finished(
-        self, session: Session, step: Step, packed: tuple[Message, memoryview] | None, error: SwarmError | None
-    ) -> None:
-        failed = partial(_tell_failed, session.owner, step)
-        if error is not None:
-            failed(error)
-        elif packed is not None:
-            try:
-                if step.route:
-                    self._require_links().send(session.next_peer, session.next_addrs, *packed, failed)
-                else:
-                    session.owner.send(*packed)
-            except SwarmError as unsent:
-                failed(unsent)
-        session.num_finished += 1  # not before: the compute thread may overtake from now on
+        if session.lineage is None:
+            found(0)
+        else:
+            self._engine.find(session, message.sequence, hashes, found)
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.session)
@@ -217,55 +242,5 @@ class Handler:
             self._end(session)
 
     def _end(self, session: Session) -> None:
-        session.epoch = 1 << 63  # whatever still waits is stale
-        self._engine.release(session.sequences)
-
-    def _require_links(self) -> Links:
-        assert self._links is not None
-        return self._links
-
-
-class _Packing:
-    """Makes the message to the next hop, or from the last one to the client.
-
-    All but the times is encoded on the loop while the step is computed; the compute thread only adds what it measured.
-    """
-
-    def __init__(self, codec: str, step: Step) -> None:
-        self._codec, self._step = codec, step
-        self._prepared: Prepared | None = None
-
-    def prepare(self) -> Prepared:
-        """Encode what is known before the output is."""
-        step, codec = self._step, self._codec
-        message: Step | Result
-        if step.route:
-            message = Step(step.session, step.step, step.epoch, codec, step.rows, step.route[1:])
-        else:
-            message = Result(step.session, step.step, codec, sum(row.keep for row in step.rows))
-        self._prepared = Prepared.of(message)
-        return self._prepared
-
-    def __call__(self, work: Work, output: Tensor) -> tuple[Message, memoryview]:
-        """Encode the output and the times."""
-        body = encode_tensor(output, self._codec)
-        prepared = self._prepared or self.prepare()
-        return prepared.with_times(self._step.times + _timing(work).packed()), body
-
-
-def _timing(work: Work) -> Timing:
-    now = time.monotonic()
-    queue, compute = work.started_at - work.arrived_at, work.ended_at - work.started_at
-    return Timing(*(round(1e6 * seconds) for seconds in (queue, compute, now - work.arrived_at)))
-
-
-def _tell_failed(owner: Channel, step: Step, error: SwarmError) -> None:
-    _send(owner, error_of(error, session=step.session, step=step.step))
-
-
-def _send(channel: Channel, message: Message) -> None:
-    """Send, unless the receiver has gone: then its sessions end by `closed` anyway."""
-    try:
-        channel.send(message)
-    except SwarmError as error:
-        logger.debug("peer %s: could not send %s: %s", channel.remote, type(message).__name__, error)
+        session.end()
+        self._engine.release(session)

@@ -8,7 +8,7 @@ once it succeeds; if it fails, each sender is told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from swarm.errors import Busy, PeerUnreachable, SwarmError
@@ -83,12 +83,12 @@ class Links:
             link.pending.append(_Pending(message, body, failed))
             self.warm(peer, addrs)
 
-    def try_send_now(self, peer: PeerId, message: Message, body: memoryview) -> bool:
+    def try_send_now(self, peer: PeerId, frames: Sequence[tuple[Message, memoryview]]) -> bool:
         """Send from the compute thread, if the link is up and allows it; False if `send` has to, on the loop."""
         link = self._links.get(peer)
         if link is None or link.channel is None or link.pending:
             return False
-        return link.channel.try_send_now(message, body)
+        return link.channel.try_send_now(frames)
 
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Take what comes back over a link; only errors do."""

@@ -33,6 +33,9 @@ logger = get_logger(__name__)
 JOIN_TIMEOUT = 5.0
 """Seconds to wait for a swarm before choosing blocks without seeing others; it is joined later then."""
 
+EXPIRY_INTERVAL = 5.0
+"""Seconds between looks for sessions that nobody uses."""
+
 QUIET = 5.0
 """Seconds without a step after which a session does not hold up a server that wants to leave."""
 
@@ -65,7 +68,11 @@ class Server:
             context_length=checkpoint.config.context_length,
         )
         self._handler = Handler(
-            served, engine, self._sessions, is_draining=lambda: self._state is not ServerState.ONLINE
+            served,
+            engine,
+            self._sessions,
+            is_draining=lambda: self._state is not ServerState.ONLINE,
+            session_timeout=config.session_timeout,
         )
 
     @property
@@ -117,6 +124,7 @@ class Server:
             self._state = ServerState.ONLINE
             tasks.create_task(announcer.run())
             tasks.create_task(self._keep_announced(directory, announcer, on_ready))
+            tasks.create_task(self._expire_sessions())
             try:
                 await self.peer.wait_failed()
             finally:
@@ -136,6 +144,11 @@ class Server:
         while True:
             await asyncio.sleep(self._config.ttl / 3)
             announcer.update(self.record())
+
+    async def _expire_sessions(self) -> None:
+        while True:
+            await asyncio.sleep(min(EXPIRY_INTERVAL, self._config.session_timeout / 4))
+            self._handler.expire(time.monotonic())
 
     async def _drain(self) -> None:
         """Let sessions that are in use finish, for at most the drain timeout."""

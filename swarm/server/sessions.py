@@ -3,17 +3,24 @@
 A session belongs to the channel that opened it and ends with it. Its sequences live in the KV
 cache, which the compute thread alone touches: this table holds references, never page numbers. Of the
 counts of steps each is written by one thread only.
+
+Pages are found again within one client, one span and one lineage: all that decides about their numbers, and about who
+may know that they are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from swarm.blocks import PageTable
 from swarm.errors import Busy, HopRefused, SessionLost
 from swarm.network import Channel
 from swarm.types import PeerId, Span
+
+ENDED = 1 << 63
+"""An epoch beyond all that can be sent."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -23,10 +30,15 @@ class Session:
     Attributes:
         session_id: Random, secret between the client and its hops.
         owner: The client's channel: results, errors and the session's end go there.
+        client: The peer behind it.
         span: The blocks that this session's route uses here, within those served.
         codec: How outputs travel, to the next hop and to the client.
         next_peer: The hop after us, empty at the last one.
         next_addrs: Where to dial it.
+        num_hops: Of the whole route.
+        priority: Among the client's sessions; 0 is served first.
+        lineage: See `Open`; None if its pages are not to be found again.
+        opened_at: Monotonic time.
         sequences: By number; touched by the compute thread only.
         epoch: Steps of an older epoch are stale.
         num_received: Steps received.
@@ -38,10 +50,15 @@ class Session:
 
     session_id: bytes
     owner: Channel
+    client: PeerId
     span: Span
     codec: str
     next_peer: PeerId
     next_addrs: tuple[str, ...]
+    num_hops: int = 1
+    priority: int = 0
+    lineage: bytes | None = None
+    opened_at: float = 0.0
     sequences: dict[int, PageTable] = field(default_factory=dict)
     epoch: int = 0
     num_received: int = 0
@@ -51,9 +68,24 @@ class Session:
     last_step_at: float = 0.0
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it has ended: everything that still is under way is stale."""
+        return self.epoch >= ENDED
+
+    def end(self) -> None:
+        """Make everything stale that is under way."""
+        self.epoch = ENDED
+
+    @property
     def steps_waiting(self) -> int:
         """Steps received and not yet answered."""
         return self.num_received - self.num_sent_now - self.num_finished
+
+    def keys(self, hashes: Sequence[bytes]) -> list[bytes]:
+        """Return under what pages of these hashes are kept."""
+        place = f"{self.client} {self.span}".encode()
+        space = hashlib.blake2b(place + (self.lineage or b""), digest_size=16).digest()
+        return [space + value for value in hashes]
 
     @property
     def name(self) -> str:
@@ -97,6 +129,10 @@ class SessionTable:
         if session is None:
             raise SessionLost(f"session {session_id[:4].hex()} is not open here")
         return session
+
+    def num_waiting_of(self, client: PeerId) -> int:
+        """Return how many steps of one client wait."""
+        return sum(session.steps_waiting for session in self._by_id.values() if session.client == client)
 
     def remove(self, session_id: bytes) -> Session | None:
         """Forget a session, if it is there, and return it."""

@@ -163,3 +163,21 @@ def test_a_roll_back_by_position_forgets_what_came_after(tmp_path: Path, back_to
         cache.prepare(sequence, start, 40 - start)
         logits = ends.logits(stack.forward(ends.embed(ids[start:]), [Row(sequence, start, 40 - start)], cache))
     torch.testing.assert_close(logits, reference_logits(model, right)[back_to:], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_resting_between_blocks_changes_no_bit(tmp_path: Path, quant: Any, dtype: torch.dtype) -> None:
+    make_llama(tmp_path)
+    stack = BlockStack.load(open_checkpoint(tmp_path), Span(0, 3), dtype=dtype, quant=quant)
+    cache = stack.new_cache(16)
+    hidden = torch.randn(20, stack.config.hidden_size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for parts in ([Span(0, 3)], [Span(0, 1), Span(1, 2), Span(2, 3)]):
+        sequence, output = cache.new_sequence(), hidden
+        cache.prepare(sequence, 0, 20)
+        for part in parts:
+            output = stack.forward(output, [Row(sequence, 0, 20)], cache, span=part, goes_on=part.end < 3)
+        results.append(output)
+    assert results[0].dtype == results[1].dtype == dtype
+    assert torch.equal(results[0], results[1])

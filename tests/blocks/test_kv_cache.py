@@ -7,14 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.blocks import KVCache, PageTable
+from swarm.blocks import PAGE_SLOTS, KVCache, PageTable
 from swarm.errors import Busy, SessionLost
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["new", "step", "fork", "release"]), st.integers(0, 7), st.integers(0, 60), st.integers(1, 40)
+        st.sampled_from(["new", "step", "fork", "release", "keep", "find"]),
+        st.integers(0, 7),
+        st.integers(0, 60),
+        st.integers(1, 40),
     ),
-    max_size=40,
+    max_size=60,
 )
 
 
@@ -35,11 +38,17 @@ def _held(cache: KVCache, sequence: PageTable) -> list[float]:
     return cache.keys[0, slots, 0, 0].tolist()
 
 
+def _keys(numbers: list[float]) -> list[bytes]:
+    """One for each full page: all numbers up to its end."""
+    return [repr(numbers[:end]).encode() for end in range(PAGE_SLOTS, len(numbers) + 1, PAGE_SLOTS)]
+
+
 @given(st.integers(1, 12), STEPS)
 def test_every_sequence_keeps_its_own_tokens_whatever_the_others_do(
     num_pages: int, steps: list[tuple[str, int, int, int]]
 ) -> None:
     cache, alive, expected, stamp = _cache(num_pages), list[PageTable](), list[list[float]](), 0.0
+    kept: dict[bytes, list[float]] = {}
     for action, which, position, length in steps:
         if action == "new" or not alive:
             alive.append(cache.new_sequence())
@@ -58,6 +67,14 @@ def test_every_sequence_keeps_its_own_tokens_whatever_the_others_do(
         elif action == "fork":
             alive.append(cache.fork(alive[index], position))
             expected.append(expected[index][:position])
+        elif action == "keep":
+            keys = _keys(expected[index])
+            cache.keep(alive[index], 0, keys)
+            kept |= {key: expected[index][: PAGE_SLOTS * (i + 1)] for i, key in enumerate(keys)}
+        elif action == "find" and kept:
+            keys = _keys(kept[sorted(kept)[which % len(kept)]])
+            alive.append(cache.find(keys))
+            expected.append(kept[keys[-1]][: alive[-1].length])
         else:
             cache.release(alive.pop(index))
             expected.pop(index)

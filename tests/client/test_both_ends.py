@@ -74,7 +74,7 @@ class Swarm:
             hidden_size=64,
             context_length=256,
         )
-        handler = Handler(served, engine, SessionTable(8), is_draining=lambda: False)
+        handler = Handler(served, engine, SessionTable(8), is_draining=lambda: False, session_timeout=100.0)
         handler.attach(Links(self.net.peer(hop.peer), tasks, on_error=handler.tell_client, on_lost=handler.lost_link))
         self.net.accepting[hop.peer] = lambda end: handler
         return cache

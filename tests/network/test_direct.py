@@ -85,17 +85,17 @@ async def test_a_direct_channel_carries_messages_of_any_size_and_both_ends_know_
 async def test_only_a_direct_channel_takes_messages_from_any_thread() -> None:
     async with pair() as both:
         slow, _ = await channel_to(both, [str(addr) for addr in both.listener.addrs])
-        assert not await asyncio.to_thread(slow.try_send_now, result(1), b"body")
+        assert not await asyncio.to_thread(slow.try_send_now, [(result(1), b"body")])
         await slow.close()
         fast, _ = await channel_to(both, direct_only(both.listener))
         assert is_direct(fast)
         body = os.urandom(3 << 20)
         for step, size in enumerate((0, 10, len(body)), 2):
-            assert await asyncio.to_thread(fast.try_send_now, result(step), body[:size])
+            assert await asyncio.to_thread(fast.try_send_now, [(result(step), body[:size])])
             assert await both.inboxes[1].next() == (result(step), bytearray(body[:size]))
         await fast.close()
         assert both.inboxes[0].messages.empty()
-        assert not await asyncio.to_thread(fast.try_send_now, result(1))
+        assert not await asyncio.to_thread(fast.try_send_now, [(result(1), b"")])
 
 
 @pytest.mark.slow

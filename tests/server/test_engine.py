@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,9 +16,12 @@ from torch import Tensor
 from swarm.blocks import BlockStack, KVCache, PageTable
 from swarm.blocks import Row as BlockRow
 from swarm.errors import BadResult, Busy, HopFailed, SessionLost, SwarmError
-from swarm.server.engine import Engine, Work
-from swarm.types import Span
-from swarm.wire import Row
+from swarm.server.engine import Engine
+from swarm.server.sessions import Session
+from swarm.server.work import Work
+from swarm.types import PeerId, Span
+from swarm.wire import Row, Step
+from swarm.wire.codecs import encode_tensor
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 """float32 matmuls of few rows and of many differ in the last bits; the outputs here are around ten."""
@@ -27,13 +32,45 @@ def tokens(count: int, *, seed: int = 0) -> Tensor:
 
 
 class Bench:
-    """An engine, its cache, and one session's sequences."""
+    """An engine, its cache, and sessions of it."""
 
     def __init__(self, stack: BlockStack, num_pages: int = 64) -> None:
         self.stack = stack
         self.cache: KVCache = stack.new_cache(num_pages)
         self.engine = Engine(stack, self.cache, threads=1)
-        self.sequences: dict[int, PageTable] = {}
+        self.engine.deliver_to(self.deliver)
+        self.session = self.open()
+        self.waiting: dict[Work, asyncio.Future[Tensor | None]] = {}
+
+    @property
+    def sequences(self) -> dict[int, PageTable]:
+        return self.session.sequences
+
+    def open(self, client: str = "client", *, span: Span | None = None, num_hops: int = 1) -> Session:
+        return Session(
+            session_id=os.urandom(16),
+            owner=cast(Any, None),
+            client=PeerId(client),
+            span=span or self.stack.span,
+            codec="float32",
+            next_peer=PeerId(""),
+            next_addrs=(),
+            num_hops=num_hops,
+            lineage=b"l" * 16,
+            opened_at=time.monotonic(),
+        )
+
+    def deliver(self, works: Sequence[Work]) -> None:
+        loop = self.engine._loop
+        for work in works:
+            loop.call_soon_threadsafe(self.answer, work)
+
+    def answer(self, work: Work) -> None:
+        answer = self.waiting.pop(work)
+        if work.error is not None:
+            answer.set_exception(work.error)
+        else:
+            answer.set_result(work.output)
 
     def submit(
         self,
@@ -41,34 +78,22 @@ class Bench:
         hidden: Tensor,
         *,
         keeps_all: bool = True,
-        is_stale: Callable[[], bool] = lambda: False,
+        epoch: int = 0,
+        session: Session | None = None,
+        marks: bytes = b"",
     ) -> asyncio.Future[Tensor | None]:
+        session = session or self.session
         answer: asyncio.Future[Tensor | None] = asyncio.get_running_loop().create_future()
-
-        def finished(packed: Any, error: SwarmError | None) -> None:
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(packed)
-
-        self.engine.submit(
-            Work(
-                sequences=self.sequences,
-                rows=rows,
-                hidden=hidden,
-                span=self.stack.span,
-                is_stale=is_stale,
-                keeps_all=keeps_all,
-                pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
-                send_now=lambda packed, error: False,
-                finished=finished,
-                arrived_at=0.0,
-            )
-        )
+        route = ("next",) if keeps_all else ()
+        step = Step(session.session_id, 1, epoch, "float32", tuple(rows), route, marks)
+        body = bytearray(encode_tensor(hidden, "float32"))
+        work = Work.of(session, step, body, tokens=sum(row.length for row in rows), arrived_at=time.monotonic())
+        self.waiting[work] = answer
+        self.engine.submit(work)
         return answer
 
-    async def run(self, rows: Sequence[Row], hidden: Tensor, *, keeps_all: bool = True) -> Tensor:
-        output = await asyncio.wait_for(self.submit(rows, hidden, keeps_all=keeps_all), 20)
+    async def run(self, rows: Sequence[Row], hidden: Tensor, **options: Any) -> Tensor:
+        output = await asyncio.wait_for(self.submit(rows, hidden, **options), 20)
         assert output is not None
         return output
 
@@ -105,7 +130,7 @@ async def test_beams_that_trade_places_each_see_the_state_before_the_step(stack:
         expected = [bench.alone(torch.cat([held, new[i : i + 1]]))[-1] for i, held in enumerate((second, first))]
         torch.testing.assert_close(output, torch.stack(expected), **CLOSE)
         bench.cache.check()
-        bench.engine.release(bench.sequences)
+        bench.engine.release(bench.session)
 
 
 async def test_one_row_may_become_many_and_the_pages_are_freed_at_the_end(stack: BlockStack) -> None:
@@ -118,7 +143,7 @@ async def test_one_row_may_become_many_and_the_pages_are_freed_at_the_end(stack:
             torch.testing.assert_close(output[i], bench.alone(torch.cat([held, new[i : i + 1]]))[-1], **CLOSE)
         bench.cache.check()
         assert bench.cache.num_pages - bench.cache.free_pages == used + 3  # the full page is shared
-        bench.engine.release(bench.sequences)
+        bench.engine.release(bench.session)
         await bench.run([Row(0, 0, 0, 1, 1)], new[:1])
         bench.cache.check()
         assert bench.cache.free_pages == bench.cache.num_pages - 1
@@ -143,31 +168,15 @@ async def test_a_part_of_the_span_runs_only_its_own_blocks(stack: BlockStack) ->
     cache.prepare(sequence, 0, 5)
     middle = stack.forward(hidden, [BlockRow(sequence, 0, 5)], cache, span=Span(1, 2))
     with bench.engine:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Tensor | None] = loop.create_future()
-        bench.engine.submit(
-            Work(
-                sequences={},
-                rows=[Row(0, 0, 0, 5, 5)],
-                hidden=hidden,
-                span=Span(1, 2),
-                is_stale=lambda: False,
-                keeps_all=True,
-                pack=lambda work, output: output,  # type: ignore[arg-type,return-value]
-                send_now=lambda packed, error: False,
-                finished=lambda packed, error: answer.set_result(packed),  # type: ignore[arg-type]
-                arrived_at=0.0,
-            )
-        )
-        output = await answer
-    assert output is not None
+        output = await bench.run([Row(0, 0, 0, 5, 5)], hidden, session=bench.open(span=Span(1, 2)))
     torch.testing.assert_close(output, middle, **CLOSE)
 
 
 async def test_stale_work_is_skipped_and_answered_with_nothing(stack: BlockStack) -> None:
     bench = Bench(stack)
     with bench.engine:
-        assert await bench.submit([Row(0, 0, 0, 4, 4)], tokens(4), is_stale=lambda: True) is None
+        bench.session.epoch = 1
+        assert await bench.submit([Row(0, 0, 0, 4, 4)], tokens(4)) is None
     assert bench.sequences == {} and bench.engine.load == 0
 
 
@@ -193,8 +202,8 @@ async def test_a_step_that_is_refused_leaves_no_page_behind(
         assert bench.sequences[0].length <= 20
         again = await bench.run([Row(0, 0, 20, 1, 1)], tokens(1, seed=5))
         torch.testing.assert_close(again, bench.alone(torch.cat([held, tokens(1, seed=5)]))[-1:], **CLOSE)
-        bench.engine.release(bench.sequences)
-        await bench.submit([Row(0, 0, 0, 1, 0)], tokens(1), is_stale=lambda: True)
+        bench.engine.release(bench.session)
+        await bench.engine.call(lambda: None)
         assert bench.cache.free_pages == bench.cache.num_pages
 
 
@@ -211,10 +220,11 @@ async def test_a_step_that_breaks_fails_alone_and_the_next_one_runs(
 ) -> None:
     bench, hidden = Bench(stack), tokens(3)
     with bench.engine:
-        with pytest.raises(HopFailed, match="ValueError in blocks 0:3"):
-            await bench.run([Row(0, 0, 0, 3, 3)], tokens(2))  # a token fewer than the rows say
+        other = bench.open(span=Span(0, 9))  # more blocks than there are
+        with pytest.raises(HopFailed, match="ValueError in blocks 0:9"):
+            await bench.run([Row(0, 0, 0, 3, 3)], tokens(3), session=other)
         bench.cache.check()
-        assert bench.sequences[0].length == 0
+        assert other.sequences[0].length == 0
         torch.testing.assert_close(await bench.run([Row(0, 0, 0, 3, 3)], hidden), bench.alone(hidden), **CLOSE)
     assert "a step of 1 rows failed" in caplog.text
 
@@ -223,9 +233,11 @@ async def test_leaving_the_engine_drops_what_still_waits(stack: BlockStack) -> N
     bench = Bench(stack)
     with bench.engine:
         gate, rows = threading.Event(), [Row(0, 0, 0, 200, 0)]
-        answers = [bench.submit(rows, tokens(200), is_stale=lambda: not gate.wait(20)) for _ in range(50)]
+        asyncio.get_running_loop().call_soon(gate.set)
+        held = asyncio.ensure_future(bench.engine.call(lambda: gate.wait(20)))
+        await asyncio.sleep(0)
+        answers = [bench.submit(rows, tokens(200)) for _ in range(50)]
         assert bench.engine.load == 50
-        gate.set()
     assert sum(answer.done() for answer in answers) == 0  # the loop has not run since
-    await asyncio.sleep(0)
+    await held
     assert sum(answer.done() for answer in answers) < 50

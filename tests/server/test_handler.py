@@ -13,7 +13,7 @@ import torch
 
 from swarm.blocks import BlockStack, KVCache
 from swarm.errors import AddressInvalid, Busy, HopLost, HopRefused, PeerUnreachable, ProtocolError, SessionLost
-from swarm.server.engine import Engine, Work
+from swarm.server.engine import Engine
 from swarm.server.handler import MAX_STEP_TOKENS, Handler, Served
 from swarm.server.links import Links
 from swarm.server.sessions import SessionTable
@@ -55,24 +55,11 @@ class Place:
     async def idle(self) -> None:
         """Wait until the compute thread has done all that it was given so far."""
         await settle()
-        done = asyncio.Event()
-        probe = Work(
-            sequences={},
-            rows=(),
-            hidden=torch.empty(0, 64),
-            span=Span(0, 3),
-            is_stale=lambda: True,
-            keeps_all=True,
-            pack=lambda work, output: (PING, memoryview(b"")),
-            send_now=lambda packed, error: False,
-            finished=lambda packed, error: done.set(),
-            arrived_at=0.0,
-        )
-        self.engine.submit(probe)
-        await asyncio.wait_for(done.wait(), 20)
-
-
-PING = Ping(0)
+        async with asyncio.timeout(20):
+            while self.engine.load:
+                await asyncio.sleep(0.001)
+            await self.engine.call(lambda: None)
+        await settle()
 
 
 class Answers:
@@ -91,12 +78,21 @@ def _as_any(value: object) -> Any:
 
 
 @asynccontextmanager
-async def place(stack: BlockStack, *, max_sessions: int = 4, span: Span | None = None) -> AsyncIterator[Place]:
-    net, cache, sessions = Net(), stack.new_cache(32), SessionTable(max_sessions)
+async def place(
+    stack: BlockStack,
+    *,
+    max_sessions: int = 4,
+    span: Span | None = None,
+    num_pages: int = 32,
+    session_timeout: float = 100.0,
+) -> AsyncIterator[Place]:
+    net, cache, sessions = Net(), stack.new_cache(num_pages), SessionTable(max_sessions)
     served = Served(model="tiny", fingerprint="print", span=span or stack.span, hidden_size=64, context_length=256)
     async with asyncio.TaskGroup() as tasks:
         with Engine(stack, cache, threads=1) as engine:
-            handler = Handler(served, engine, sessions, is_draining=lambda: here.is_draining)
+            handler = Handler(
+                served, engine, sessions, is_draining=lambda: here.is_draining, session_timeout=session_timeout
+            )
             here = Place(net, handler, engine, cache, sessions)
             handler.attach(Links(net.peer("server"), tasks, on_error=handler.tell_client, on_lost=handler.lost_link))
             yield here

@@ -134,7 +134,7 @@ async def test_a_link_takes_messages_from_any_thread_once_it_is_up_and_nothing_w
     net.gate = asyncio.Event()
 
     def send_now(links: Links, letter: bytes) -> bool:
-        return links.try_send_now(NEXT, Close(letter * 16), memoryview(b""))
+        return links.try_send_now(NEXT, [(Close(letter * 16), memoryview(b""))])
 
     async with open_links(net) as (links, heard):
         assert not send_now(links, b"x")

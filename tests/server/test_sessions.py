@@ -14,6 +14,7 @@ def session(name: bytes, owner: End) -> Session:
     return Session(
         session_id=name * 16,
         owner=owner.as_channel(),
+        client=owner.remote,
         span=Span(0, 1),
         codec="float32",
         next_peer=PeerId(""),

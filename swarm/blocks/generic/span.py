@@ -44,7 +44,9 @@ class GenericSpan:
         tensors.clear()
         self._weight_bytes += sum(parameter.nbytes for parameter in layer.parameters())
 
-    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
+    def forward(
+        self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int, *, goes_on: bool = False
+    ) -> Tensor:
         """Run a ragged batch (T, D) through the blocks [first, last) of those added; (T, D) in the span's dtype."""
         hidden, parts, start = hidden.to(self._skeleton.dtype), [], 0
         for row in rows:

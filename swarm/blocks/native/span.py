@@ -155,7 +155,9 @@ class NativeSpan:
         """Return how much memory steps of up to `tokens` tokens take beside weights and cache."""
         return int(self._native.swarm_span_workspace(ctypes.byref(self._shape), tokens, threads))
 
-    def forward(self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int) -> Tensor:
+    def forward(
+        self, hidden: Tensor, rows: Sequence[Row], cache: KVCache, first: int, last: int, *, goes_on: bool = False
+    ) -> Tensor:
         """Run a ragged batch through the blocks [first, last) of those added; writes their keys and values.
 
         Runs on as many threads as torch would use in the calling one. A token's result has the same bits on any number
@@ -167,9 +169,10 @@ class NativeSpan:
             cache: bfloat16 or float32; its block i is our block i.
             first: First block to run.
             last: One after the last.
+            goes_on: The same tokens go on through the next blocks.
 
         Returns:
-            (T, D) in the span's dtype.
+            (T, D) in the span's dtype; with `goes_on` in float32, as the residual stream is.
 
         Raises:
             ValueError: Arguments disagree; nothing was written.
@@ -177,7 +180,7 @@ class NativeSpan:
         self._check_step(hidden, rows, cache, first, last)
         hidden = hidden if hidden.dtype == torch.bfloat16 else hidden.to(torch.float32)
         hidden = hidden.contiguous()
-        output = torch.empty(hidden.shape, dtype=self._dtype)
+        output = torch.empty(hidden.shape, dtype=torch.float32 if goes_on else self._dtype)
         pages, places = array("i"), array("i")
         end = 0
         for row in rows:

@@ -2,15 +2,19 @@
 
 The pool owns two tensors and one allocator; a sequence owns nothing but page numbers. Who may write:
 a page held by one sequence only. `prepare` makes that true for every slot it hands out, by copying the
-partly filled page at the end if a fork still shares it; full shared pages are never written again.
+partly filled page at the end if a fork still shares it; full shared pages are never written again. Full pages can be
+kept, to be found again by later sequences that begin alike.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.paged.pages import PAGE_SLOTS, PageAllocator, PageTable, pages_for
+from swarm.blocks.paged.prefixes import PrefixPages
 from swarm.errors import Busy, SessionLost
 
 
@@ -39,6 +43,7 @@ class KVCache:
         device: str = "cpu",
     ) -> None:
         self._allocator = PageAllocator(num_pages)
+        self._prefixes = PrefixPages(self._allocator)
         shape = (num_blocks, num_pages * PAGE_SLOTS, num_kv_heads, head_size)
         # A tensor made in inference mode could not be written outside of it, and callers come from both.
         with torch.inference_mode(False):
@@ -53,8 +58,18 @@ class KVCache:
 
     @property
     def free_pages(self) -> int:
-        """Pages that no sequence holds."""
-        return self._allocator.num_free
+        """Pages that no sequence holds, those kept to be found again included."""
+        return self._allocator.num_free + self._allocator.num_idle
+
+    @property
+    def idle_pages(self) -> int:
+        """Pages that are held only to be found again."""
+        return self._allocator.num_idle
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that are not released."""
+        return len(self._live)
 
     def new_sequence(self) -> PageTable:
         """Return an empty sequence; it holds no pages until `prepare`."""
@@ -77,10 +92,12 @@ class KVCache:
         kept, dropped = sequence.pages[: pages_for(position)], sequence.pages[pages_for(position) :]
         is_shared = position % PAGE_SLOTS > 0 and length > 0 and self._allocator.count(kept[-1]) > 1
         wanted = pages_for(position + length) - len(kept) + is_shared
-        free = self.free_pages + sum(self._allocator.count(page) == 1 for page in dropped)
+        free = self.free_pages + self._allocator.num_gained(dropped)
         if wanted > free:
             raise Busy(f"{wanted} KV pages wanted, {free} of {self.num_pages} free: try again later")
         self._allocator.release(dropped)
+        if wanted > self._allocator.num_free:
+            self._prefixes.evict(wanted - self._allocator.num_free)
         if is_shared:
             shared = kept.pop()
             fresh = self._allocator.allocate(wanted, after=kept[-1] if kept else None)
@@ -103,6 +120,29 @@ class KVCache:
         self._allocator.retain(pages)
         child.set(list(pages), length)
         return child
+
+    def keep(self, sequence: PageTable, first: int, keys: Sequence[bytes]) -> None:
+        """Keep full pages of `sequence`, from its page `first` on, to be found again under `keys`.
+
+        Raises:
+            ValueError: They are not full, or the sequence is released.
+        """
+        end = first + len(keys)
+        if sequence not in self._live or end * PAGE_SLOTS > sequence.length:
+            raise ValueError(f"pages {first}:{end} of a sequence of {sequence.length} tokens are not full")
+        self._prefixes.keep(keys, sequence.pages[first:end])
+
+    def find(self, keys: Sequence[bytes]) -> PageTable:
+        """Return a new sequence that begins with the pages kept under the first of `keys`, as many as there are."""
+        pages = self._prefixes.find(keys)
+        sequence = self.new_sequence()
+        self._allocator.retain(pages)
+        sequence.set(pages, len(pages) * PAGE_SLOTS)
+        return sequence
+
+    def forget_kept(self) -> None:
+        """Give up all kept pages."""
+        self._prefixes.clear()
 
     def release(self, sequence: PageTable) -> None:
         """Give the sequence's pages back; releasing twice does nothing."""

@@ -1,9 +1,12 @@
 """Which pages belong to which sequence: integers only, no tensors.
 
 A page is `PAGE_SLOTS` consecutive slots of the pool. The allocator owns all pages and counts, for
-each, how many tables hold it; a page is free exactly when its count is zero. The free pages are kept
-as sorted, disjoint, non-touching runs [start, end), so a table that grows can take the very next page
-and stay consecutive: attention then reads the pool through a view instead of gathering.
+each, how many tables hold it; a page is free exactly when its count is zero. A page may be kept besides, to be
+found again (`swarm.blocks.paged.prefixes`): that is one holder more, and a kept page without other holders is idle: it
+can be given up at any time.
+
+The free pages are kept as sorted, disjoint, non-touching runs [start, end), so a table that grows can take the very
+next page and stay consecutive: attention then reads the pool through a view instead of gathering.
 """
 
 from __future__ import annotations
@@ -33,15 +36,49 @@ class PageAllocator:
         self._counts = [0] * num_pages
         self._runs = [(0, num_pages)]
         self._num_free = num_pages
+        self._is_kept = bytearray(num_pages)
+        self._num_idle = 0
 
     @property
     def num_free(self) -> int:
         """Pages that nobody holds."""
         return self._num_free
 
+    @property
+    def num_idle(self) -> int:
+        """Kept pages that no table holds."""
+        return self._num_idle
+
     def count(self, page: int) -> int:
-        """Return how many tables hold `page`."""
+        """Return how many hold `page`: tables, and one more if it is kept."""
         return self._counts[page]
+
+    def is_kept(self, page: int) -> bool:
+        """Whether `page` is kept."""
+        return bool(self._is_kept[page])
+
+    def is_idle(self, page: int) -> bool:
+        """Whether `page` is kept, and held by nobody else."""
+        return bool(self._is_kept[page]) and self._counts[page] == 1
+
+    def num_gained(self, pages: Iterable[int]) -> int:
+        """Return how many of `pages`, which a table holds, would be free or idle without it."""
+        return sum(self._counts[page] - self._is_kept[page] == 1 for page in pages)
+
+    def keep(self, page: int) -> None:
+        """Keep a page that a table holds."""
+        if self._is_kept[page]:
+            raise ValueError(f"page {page} is kept already")
+        self.retain([page])
+        self._is_kept[page] = 1
+
+    def give_up(self, page: int) -> None:
+        """Keep `page` no longer."""
+        if not self._is_kept[page]:
+            raise ValueError(f"page {page} is not kept")
+        self._num_idle -= self._counts[page] == 1
+        self._is_kept[page] = 0
+        self.release([page])
 
     def allocate(self, count: int, *, after: int | None = None) -> list[int]:
         """Take `count` free pages, each held once; those right after page `after` first.
@@ -64,6 +101,7 @@ class PageAllocator:
         for page in pages:
             if not self._counts[page]:
                 raise ValueError(f"page {page} is free and cannot be shared")
+            self._num_idle -= self.is_idle(page)
             self._counts[page] += 1
 
     def release(self, pages: Iterable[int]) -> None:
@@ -74,6 +112,7 @@ class PageAllocator:
             self._counts[page] -= 1
             if not self._counts[page]:
                 self._give(page)
+            self._num_idle += self.is_idle(page)
 
     def check(self, tables: Iterable[PageTable] | None = None) -> None:
         """Verify that runs and counts agree, and with `tables` that the counts are theirs.
@@ -86,9 +125,11 @@ class PageAllocator:
             raise RuntimeError("the free runs and the pages without holder differ")
         if len(free) != self._num_free or any(a[1] >= b[0] for a, b in pairwise(self._runs)):
             raise RuntimeError("the free runs touch, overlap or are miscounted")
+        if self._num_idle != sum(map(self.is_idle, range(self.num_pages))):
+            raise RuntimeError("the idle pages are miscounted")
         if tables is None:
             return
-        held = [0] * self.num_pages
+        held = list(self._is_kept)
         for table in tables:
             if len(table.pages) != pages_for(table.length):
                 raise RuntimeError(f"a table of {table.length} tokens holds {len(table.pages)} pages")

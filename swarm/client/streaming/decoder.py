@@ -205,7 +205,7 @@ class Decoder:
 def _send_all(channel: Channel, sent: Sequence[tuple[Attempt, Frame]]) -> None:
     """Send at once what may be, and leave the rest to the loop."""
     now = [frame for attempt, frame in sent if not attempt.sends_on_loop]
-    is_sent = bool(now) and channel.try_send_all_now(now)
+    is_sent = bool(now) and channel.try_send_now(now)
     for attempt, frame in sent:
         if attempt.sends_on_loop or not is_sent:
             attempt.sends_on_loop = True  # what follows must not overtake this
