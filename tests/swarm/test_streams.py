@@ -1,4 +1,4 @@
-"""Streams over real servers: the tokens of `generate`, for many at once; cancelled, and begun where servers left off."""
+"""Streams over real servers: the tokens of `generate`, for many at once; left half way, begun where others ended."""
 
 from __future__ import annotations
 
