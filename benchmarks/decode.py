@@ -79,7 +79,9 @@ def _round(who: Runner, *, seed: int) -> tuple[Timed, Timed]:
     """A short prompt with an answer, and a long one with its first token; fresh each round, the same for both sides."""
     dice = random.Random(seed)
     short, long = ([dice.randrange(100, VOCABULARY) for _ in range(length)] for length in (SHORT, LONG))
-    return who.run(short, NEW_TOKENS), who.run(long, 2)
+    first: Timed = who.run(short, NEW_TOKENS)
+    second: Timed = who.run(long, 2)
+    return first, second
 
 
 def _figures(timed: list[tuple[Timed, Timed]]) -> dict[str, Any]:

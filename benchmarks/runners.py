@@ -1,7 +1,7 @@
 """What is compared, each in a process of its own, so that neither's threads disturb the other.
 
-A runner process loads a model once and then times prompts that it is sent, one at a time; while
-one runs, the others wait on a pipe.
+A runner process loads a model once and then runs tasks that it is sent, one at a time; while one runs, the others wait
+on a pipe.
 """
 
 from __future__ import annotations
@@ -43,18 +43,17 @@ class Runner:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def run(self, prompt: list[int], new_tokens: int) -> Timed:
-        """Generate exactly `new_tokens` greedily after `prompt`."""
-        self._pipe.send((prompt, new_tokens))
+    def run(self, *task: Any) -> Any:
+        """Call what the process has loaded; return what it returns."""
+        self._pipe.send(task)
         answer = self._pipe.recv()
         if isinstance(answer, Exception):
             raise answer
-        timed: Timed = answer
-        return timed
+        return answer
 
 
 @contextmanager
-def runner(load: Callable[..., Generate], *args: Any) -> Iterator[Runner]:
+def runner(load: Callable[..., Callable[..., Any]], *args: Any) -> Iterator[Runner]:
     """Start a process that calls `load(*args)` and then what it returns, for each `run`."""
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
@@ -70,7 +69,7 @@ def runner(load: Callable[..., Generate], *args: Any) -> Iterator[Runner]:
         process.kill()
 
 
-def _serve(pipe: Connection, load: Callable[..., Generate], args: tuple[Any, ...]) -> None:
+def _serve(pipe: Connection, load: Callable[..., Callable[..., Any]], args: tuple[Any, ...]) -> None:
     try:
         generate = load(*args)
         pipe.send("loaded")

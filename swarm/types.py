@@ -7,7 +7,8 @@ a network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import NewType
 
@@ -181,3 +182,10 @@ class EngineStats:
     prefix_wanted: int = 0
     prefix_found: int = 0
     bytes_waiting: int = 0
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> EngineStats:
+        """Return what a server told, in this order; an older one leaves some out, a newer one's surplus is dropped."""
+        whole = {entry.name for entry in fields(cls) if isinstance(entry.default, int)}
+        told = {entry.name: value for entry, value in zip(fields(cls), values, strict=False)}
+        return cls(**{name: int(value) if name in whole else value for name, value in told.items()})  # type: ignore[arg-type]

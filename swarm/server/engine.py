@@ -156,8 +156,12 @@ class Engine:
         torch.set_num_threads(self._threads)
         with torch.inference_mode():
             while not self._is_leaving:
-                self._take_in()
-                self._turns.turn()
+                try:
+                    self._take_in()
+                    self._turns.turn()
+                except Exception:  # a fault of ours: what it leaves behind cannot be relied on
+                    logger.critical("the engine has failed: this server must be started anew", exc_info=True)
+                    self._fault = HopFailed("this server's engine has failed")
 
     def _take_in(self) -> None:
         """Take what was submitted, and wait for it if there is nothing to do."""

@@ -115,7 +115,10 @@ class Scheduler(Generic[E]):
 
     def finish(self, entry: E) -> None:
         """The entry, handed out before, has run to its end or is given up."""
-        self._leave(entry.client, 1)
+        client = entry.client
+        self._num_steps[client] -= 1
+        if not self._num_steps[client]:
+            del self._num_steps[client]
         if (lane := self._lanes.get(entry.session)) is not None:
             lane.is_out = False
 
@@ -127,12 +130,11 @@ class Scheduler(Generic[E]):
         self._num_waiting += 1
 
     def drop(self, session: Hashable) -> list[E]:
-        """Forget a session; return its steps that waited. One that is handed out is still to be finished."""
+        """Forget a session; return its steps that waited, to be finished as if they had been handed out."""
         lane = self._lanes.pop(session, None)
         if lane is None:
             return []
         self._num_waiting -= len(lane.waiting)
-        self._leave(lane.client, len(lane.waiting))
         present = self._num_steps.keys() | {other.client for other in self._lanes.values()}
         self._served = {client: served for client, served in self._served.items() if client in present}
         return list(lane.waiting)
@@ -172,12 +174,6 @@ class Scheduler(Generic[E]):
             taken.append((entry, tokens))
             budget -= tokens
         return taken
-
-    def _leave(self, client: Hashable, count: int) -> None:
-        if count:
-            self._num_steps[client] -= count
-            if not self._num_steps[client]:
-                del self._num_steps[client]
 
     def _in_turn(self, ready: list[E], order: Callable[[E], tuple[float, ...]]) -> Iterator[E]:
         """Yield entries, each from the client who was served least by then; his own by `order`."""

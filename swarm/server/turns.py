@@ -29,7 +29,7 @@ SLICE_SECONDS = 0.004
 IDLE_SLICE_SECONDS = 0.02
 """A slice while nobody decodes; it is cut short when something comes."""
 
-BATCH_SECONDS = 0.05
+BATCH_SECONDS = 0.02
 """A batch of prefills takes about so long by itself: a short prompt that comes later waits for it."""
 
 MIN_BUDGET, MAX_BUDGET = 16, 512

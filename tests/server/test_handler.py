@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,12 +16,29 @@ import torch
 from swarm.blocks import BlockStack, KVCache
 from swarm.errors import AddressInvalid, Busy, HopLost, HopRefused, PeerUnreachable, ProtocolError, SessionLost
 from swarm.server.engine import Engine
-from swarm.server.handler import MAX_STEP_TOKENS, Handler, Served
+from swarm.server.handler import MAX_STEP_TOKENS, UNUSED_TIMEOUT, Handler, Served
 from swarm.server.links import Links
 from swarm.server.sessions import SessionTable
-from swarm.types import Span
-from swarm.wire import Cancel, Close, Error, Hello, Open, Opened, Ping, Result, Row, Step, unpack_timings
+from swarm.types import EngineStats, Span
+from swarm.wire import (
+    AskStats,
+    Cancel,
+    Close,
+    Error,
+    Find,
+    Found,
+    Hello,
+    Open,
+    Opened,
+    Ping,
+    Result,
+    Row,
+    Stats,
+    Step,
+    unpack_timings,
+)
 from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.wire.messages import NO_LINEAGE
 from tests.fake_wire import End, Net, join, settle
 
 ID = b"s" * 16
@@ -40,8 +59,8 @@ class Place:
         self.is_draining = False
         self.client = self.connect()
 
-    def connect(self) -> End:
-        near, far = join("client", "server")
+    def connect(self, name: str = "client") -> End:
+        near, far = join(name, "server")
         far.receiver = self.handler
         near.receiver = Answers()
         return near
@@ -346,3 +365,99 @@ async def test_messages_of_the_handshake_are_not_for_the_handler(stack: BlockSta
         for message in (Hello(1, 1, "x"), Ping(1)):
             with pytest.raises(ProtocolError, match="not for a server"):
                 here.handler.received(_as_any(here.client), message, bytearray())
+
+
+async def test_sessions_that_are_opened_and_never_used_or_left_alone_expire(stack: BlockStack) -> None:
+    async with place(stack, session_timeout=100.0) as here:
+        await here.ask(OPEN)
+        await here.ask(replace(OPEN, session=b"u" * 16))
+        await here.ask(replace(STEP, session=b"u" * 16), BODY)
+        now = time.monotonic()
+        here.handler.expire(now + UNUSED_TIMEOUT - 1)
+        assert len(here.sessions) == 2
+        here.handler.expire(now + UNUSED_TIMEOUT + 1)
+        lost, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 5)
+        assert is_error(lost, SessionLost, "not used") and lost.session == ID
+        here.handler.expire(now + 99)
+        assert [session.session_id for session in here.sessions] == [b"u" * 16]
+        here.handler.expire(now + 200)
+        lost, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 5)
+        assert is_error(lost, SessionLost) and lost.session == b"u" * 16
+        await here.idle()
+        assert here.cache.free_pages == 32
+        answer, _ = await here.ask(replace(STEP, session=b"u" * 16), BODY)
+        assert is_error(answer, SessionLost)
+
+
+HASHES = b"1" * 16 + b"2" * 16
+LONG_STEP = replace(STEP, rows=(Row(0, 0, 0, 40, 1),), marks=HASHES)
+LONG_BODY = encode_tensor(torch.randn(40, 64, generator=torch.Generator().manual_seed(1)), "float32")
+
+
+async def test_a_prompt_computed_before_is_found_by_its_client_and_by_nobody_else(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        opened = replace(OPEN, lineage=b"l" * 16)
+        await here.ask(opened)
+        whole = await here.ask(LONG_STEP, LONG_BODY)
+        again = replace(opened, session=b"t" * 16)
+        await here.ask(again)
+        assert (await here.ask(Find(b"t" * 16, 0, HASHES + b"3" * 16)))[0] == Found(b"t" * 16, 0, 32)
+        rest = Step(b"t" * 16, 1, 0, "float32", (Row(0, 0, 32, 8, 1),))
+        found = await here.ask(rest, LONG_BODY[32 * 256 :])
+        expected, answer = (decode_tensor(body, "float32", tokens=1, hidden_size=64) for _, body in (whole, found))
+        torch.testing.assert_close(answer, expected, rtol=0.0, atol=1e-4)
+        stranger = here.connect("stranger")
+        for number, message in enumerate((opened, replace(OPEN, lineage=NO_LINEAGE))):
+            session = bytes([number]) * 16
+            await here.ask(replace(message, session=session), over=stranger)
+            assert (await here.ask(Find(session, 0, HASHES), over=stranger))[0] == Found(session, 0, 0)
+        answer, _ = await here.ask(Find(ID, 0, HASHES), over=stranger)
+        assert is_error(answer, SessionLost, "another client")
+
+
+@pytest.mark.parametrize("marks", [HASHES[:16], HASHES + b"3" * 16])
+async def test_marks_that_do_not_fit_the_pages_break_the_protocol(stack: BlockStack, marks: bytes) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        reason, _ = await here.ask(replace(LONG_STEP, marks=marks), LONG_BODY)
+        assert isinstance(reason, ProtocolError)
+
+
+async def test_whoever_asks_is_told_how_the_engine_does(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        await here.ask(STEP, BODY)
+        answer, _ = await here.ask(AskStats(), over=here.connect("stranger"))
+        stats = EngineStats.of(answer.values) if isinstance(answer, Stats) else None
+        assert stats is not None and (stats.sessions, stats.pages, stats.pages_used) == (1, 32, 1)
+
+
+async def test_while_open_sessions_wait_for_pages_no_new_one_is_opened(stack: BlockStack) -> None:
+    async with place(stack, num_pages=2) as here:
+        await here.ask(OPEN)
+        await here.ask(replace(STEP, rows=(Row(0, 0, 0, 32, 1),)), encode_tensor(torch.zeros(32, 64), "float32"))
+        answer, _ = await here.ask(replace(OPEN, session=b"t" * 16))
+        assert is_error(answer, Busy) and answer.retry_after > 0
+        refused, _ = await here.ask(replace(STEP, rows=(Row(0, 0, 32, 2, 1),)), BODY)
+        assert is_error(refused, HopRefused)  # more than all pages hold: waiting would not help
+
+
+async def test_one_client_cannot_fill_the_queue_for_all(stack: BlockStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.server.engine.MAX_WAITING", 20)
+    async with place(stack) as here:
+        other = here.connect("other")
+        await here.ask(OPEN)
+        await here.ask(replace(OPEN, session=b"o" * 16), over=other)
+        gate = threading.Event()
+        held = asyncio.ensure_future(here.engine.call(lambda: gate.wait(20)))
+        await asyncio.sleep(0)
+        for number in range(15):
+            here.client.send(replace(STEP, step=number + 1), BODY)
+        other.send(replace(STEP, session=b"o" * 16), BODY)
+        await settle()
+        gate.set()
+        await held
+        answers = [(await asyncio.wait_for(here.client.receiver.queue.get(), 20))[0] for _ in range(15)]
+        refused = [answer for answer in answers if isinstance(answer, Error)]
+        assert len(refused) == 4 and all(is_error(answer, Busy, "your steps") for answer in refused)
+        assert isinstance((await asyncio.wait_for(other.receiver.queue.get(), 20))[0], Result)

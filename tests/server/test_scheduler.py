@@ -166,7 +166,10 @@ def test_every_step_is_handed_out_once_and_in_order_or_dropped(actions: list[tup
             scheduler.add(entry)
             waiting.setdefault(session, []).append(entry)
         elif action == "drop":
-            assert scheduler.drop(session) == [entry for entry in waiting.pop(session, []) if entry not in out]
+            dropped = scheduler.drop(session)
+            assert dropped == [entry for entry in waiting.pop(session, []) if entry not in out]
+            for entry in dropped:
+                scheduler.finish(entry)
         elif action == "settle":
             for entry in out:
                 own = waiting.get(entry.session, [])  # type: ignore[call-overload]
@@ -189,3 +192,9 @@ def test_every_step_is_handed_out_once_and_in_order_or_dropped(actions: list[tup
                 out.append(entry)
     left = sum(entry not in out for entries in waiting.values() for entry in entries)
     assert scheduler.num_waiting == left
+    for entry in out:
+        scheduler.finish(entry)
+    for number in list(waiting):
+        for entry in scheduler.drop(number):
+            scheduler.finish(entry)
+    assert scheduler.num_waiting == 0 and not scheduler._num_steps

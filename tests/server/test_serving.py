@@ -168,6 +168,21 @@ async def test_a_session_that_ends_in_the_middle_of_its_prompt_frees_its_pages_a
     torch.testing.assert_close(output, bench.alone(tokens(200, seed=1)), rtol=0.0, atol=1e-4)
 
 
+async def test_a_session_that_ends_takes_its_waiting_steps_along_and_leaves_no_trace(stack: BlockStack) -> None:
+    bench = Bench(stack)
+    with bench.engine:
+        held = asyncio.ensure_future(bench.engine.call(lambda: time.sleep(0.05)))
+        await asyncio.sleep(0)
+        answers = [bench.submit([Row(0, 0, at, 1, 1)], tokens(1)) for at in range(20)]
+        bench.session.end()
+        bench.engine.release(bench.session)
+        assert await asyncio.wait_for(asyncio.gather(*answers), 5) == [None] * 20
+        await held
+        await live(bench, tokens(3), [3])
+        await bench.engine.call(bench.cache.check)
+        assert bench.engine.load == 0 and bench.engine.stats().sequences == 0
+
+
 async def test_pages_are_used_up_before_anybody_is_told_busy_and_the_oldest_session_goes_on(stack: BlockStack) -> None:
     bench = Bench(stack, num_pages=40)
     sessions = [bench.open() for _ in range(8)]

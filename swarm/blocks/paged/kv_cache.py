@@ -27,8 +27,8 @@ class KVCache:
     """Keys and values of `num_blocks` blocks in `num_pages` pages of PAGE_SLOTS slots.
 
     Attributes:
-        keys: (L, P * PAGE_SLOTS, K, E), rotated keys. Untouched pages cost no memory: the operating system
-            maps them at the first write.
+        keys: (L, P * PAGE_SLOTS, K, E), rotated keys. Native kernels lay each page out in an order of their own
+            (native/src/span.h). Untouched pages cost no memory: the operating system maps them at the first write.
         values: As `keys`.
     """
 
@@ -101,7 +101,7 @@ class KVCache:
         if is_shared:
             shared = kept.pop()
             fresh = self._allocator.allocate(wanted, after=kept[-1] if kept else None)
-            self._copy(shared, fresh[0], position % PAGE_SLOTS)
+            self._copy(shared, fresh[0])
             self._allocator.release([shared])
         else:
             fresh = self._allocator.allocate(wanted, after=kept[-1] if kept else None)
@@ -165,7 +165,8 @@ class KVCache:
         if not 0 <= length <= sequence.length:
             raise SessionLost(f"the sequence holds {sequence.length} tokens, not {length}: replay from there")
 
-    def _copy(self, source: int, target: int, num_slots: int) -> None:
+    def _copy(self, source: int, target: int) -> None:
+        """Copy a whole page, though not all of its slots are held: where in it they are is up to who wrote them."""
         a, b = source * PAGE_SLOTS, target * PAGE_SLOTS
         for pool in (self.keys, self.values):
-            pool[:, b : b + num_slots] = pool[:, a : a + num_slots]
+            pool[:, b : b + PAGE_SLOTS] = pool[:, a : a + PAGE_SLOTS]

@@ -7,6 +7,7 @@
 
 #include "product.h"
 #include "span.h"
+#include "tokens.h"
 
 namespace swarm {
 namespace {
@@ -22,8 +23,7 @@ struct Item {
 
 // The scratch of one item, cut up. Rows are (token, head of the group).
 struct Workbench {
-    float* keys;      // (TILE / PAGE, E, PAGE)
-    float* values;    // (TILE, padded E)
+    float* values;    // (PAGE, padded E), of heads that are not whole strips
     float* scores;    // (rows, TILE)
     float* sums;      // (rows, padded E)
     float* totals;    // (rows, LANES): of the weights
@@ -38,9 +38,8 @@ inline void lay_out(Workbench& bench, const Walk& walk, const Item& item, float*
     const int group = shape.heads / shape.kv_heads, width = (shape.heads + 2 * shape.kv_heads) * shape.head;
     bench.padded = padded_head(shape);
     bench.rows = (item.end - item.begin) * group;
-    bench.keys = scratch;
-    bench.values = bench.keys + bench.padded * TILE;
-    bench.scores = bench.values + bench.padded * TILE;
+    bench.values = scratch;
+    bench.scores = bench.values + bench.padded * PAGE;
     bench.sums = bench.scores + MAX_ITEM_ROWS * TILE;
     bench.totals = bench.sums + MAX_ITEM_ROWS * bench.padded;
     bench.best = bench.totals + MAX_ITEM_ROWS * 16;
@@ -54,49 +53,70 @@ inline void lay_out(Workbench& bench, const Walk& walk, const Item& item, float*
     std::memset(bench.totals, 0, sizeof(float) * bench.rows * LANES);
 }
 
-// One key head's keys and values in the pools of one block.
-template <class Number>
-struct Pools {
-    const Number *keys, *values;
-    size_t stride;  // from slot to slot
+// What an item looks at: the slots [begin, end) of its sequence, in tiles from `begin` on.
+struct Reach {
+    const Item* item;
+    int begin, end;
 
-    Pools(const Walk& walk, const Item& item, int block) {
-        const Shape& shape = walk.shape;
-        stride = static_cast<size_t>(shape.kv_heads) * shape.head;
-        const size_t at = static_cast<size_t>(block) * walk.step.pool_slots * stride + item.kv_head * shape.head;
-        keys = static_cast<const Number*>(walk.step.keys) + at;
-        values = static_cast<const Number*>(walk.step.values) + at;
+    Reach(const Item& item, int window) : item(&item), end(item.position + item.end - item.begin) {
+        const int oldest = window > 0 && item.position >= window ? item.position - window + 1 : 0;
+        begin = oldest / TILE * TILE;
     }
 };
 
-// Ask for a tile before it is needed: heads lie apart, in steps that no hardware foresees.
+// Keys or values, of one block, of an item and of the next one that the same thread works on.
 template <class Number>
-inline void fetch_tile(const Pools<Number>& pools, const Item& item, int start, int count, int size) {
-    constexpr int LINE = 64 / sizeof(Number);
-    for (int s = 0; s < count; ++s) {
-        const size_t slot = static_cast<size_t>(item.pages[(start + s) / PAGE]) * PAGE + s % PAGE;
-        for (int e = 0; e < size; e += LINE) {
-            __builtin_prefetch(pools.keys + slot * pools.stride + e, 0, 2);
-            __builtin_prefetch(pools.values + slot * pools.stride + e, 0, 2);
-        }
+struct Pages {
+    const Walk& walk;
+    const int block;
+    const Number* numbers;
+    const Reach &now, &next;
+
+    const Number* page(const Reach& reach, int at) const {
+        return numbers + page_of(walk, block, reach.item->pages[at / PAGE], reach.item->kv_head);
+    }
+    const Number* page(int at) const { return page(now, at); }
+
+    // The page that is a tile's length further on, to be asked for now: no hardware foresees where it lies. With a
+    // page asked for at each page, no more is under way than the machine keeps track of.
+    const Number* later(int at) const {
+        if (at + TILE < now.end) return page(at + TILE);
+        const int pages = (now.end - now.begin + PAGE - 1) / PAGE * PAGE;
+        const int there = next.begin + at - now.begin - (pages > TILE ? pages - TILE : 0);
+        return there < next.end ? page(next, there) : page(at);
+    }
+};
+
+// Each row's products with the keys of the slots [start, end), two pages at a time.
+template <class Number>
+inline void score(const Workbench& bench, const Pages<Number>& keys, int start, int end, int size) {
+    for (int at = start; at < end; at += 2 * PAGE) {
+        const bool has_two = at + PAGE < end;
+        const Number *page = keys.page(at), *later = keys.later(at);
+        const ptrdiff_t jump = has_two ? keys.page(at + PAGE) - page : 0;
+        const ptrdiff_t later_jump = has_two ? keys.later(at + PAGE) - later : 0;
+        multiply(bench.queries, Right<Number>{page, STRIP, jump, later, later_jump}, size,
+                 Result{bench.scores + (at - start), TILE, STRIP, false}, has_two ? 2 : 1, bench.rows);
     }
 }
 
-// Bring the tile's slots [start, start + count) in: keys transposed, values widened.
+// Add the values of the slots [start, end), weighed, to each row's sums.
 template <class Number>
-inline void read_tile(const Workbench& bench, const Pools<Number>& pools, const Item& item, int start, int count,
-                      int size) {
-    for (int done = 0; done < count; done += PAGE) {
-        const size_t slot = static_cast<size_t>(item.pages[(start + done) / PAGE]) * PAGE;
-        const int here = count - done < PAGE ? count - done : PAGE;
-        turn_page(pools.keys + slot * pools.stride, pools.stride, here, size, bench.keys + done * size);
-        for (int s = 0; s < here; ++s) {
-            const Number* from = pools.values + (slot + s) * pools.stride;
-            float* to = bench.values + (done + s) * bench.padded;
-            int e = 0;
-            for (; e + LANES <= size; e += LANES) store(to + e, load(from + e));
-            for (; e < size; ++e) to[e] = widen(from[e]);
-            for (; e < bench.padded; ++e) to[e] = 0.0f;
+inline void add_values(const Workbench& bench, const Pages<Number>& values, int start, int end, int size) {
+    const Result sums{bench.sums, static_cast<size_t>(bench.padded), STRIP, true};
+    const int strips = bench.padded / STRIP;
+    const float* weights[MAX_ITEM_ROWS];
+    for (int at = start; at < end; at += PAGE) {
+        const Number* page = values.page(at);
+        const int count = end - at < PAGE ? end - at : PAGE;
+        for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE + (at - start);
+        if (size == bench.padded) {
+            const Right<Number> there{page, size, STRIP, values.later(at), STRIP};
+            multiply(weights, there, count, sums, strips, bench.rows);
+        } else {  // what is left of the last strip may be anything: no one reads its sums
+            for (int s = 0; s < count; ++s) convert(bench.values + s * bench.padded, page + s * size, size);
+            const Right<float> copied{bench.values, bench.padded, STRIP, bench.values, STRIP};
+            multiply(weights, copied, count, sums, strips, bench.rows);
         }
     }
 }
@@ -105,11 +125,11 @@ inline Floats cap(Floats scores, float softcap) {
     return softcap == 0.0f ? scores : spread(softcap) * tanh(scores / spread(softcap));
 }
 
-// Turn a row's scores of the slots [start, start + count) into weights, and scale what was summed before them.
-inline void weigh(const Workbench& bench, int row, int start, int count, int window, float softcap) {
+// Turn a row's scores of the slots [start, end) into weights, and scale what was summed before them.
+inline void weigh(const Workbench& bench, int row, int start, int end, int window, float softcap) {
     float* scores = bench.scores + row * TILE;
     const int last = bench.position[row], first = window > 0 ? last - window + 1 : 0;
-    const int strips = (count + STRIP - 1) / STRIP * STRIP;
+    const int strips = (end - start + STRIP - 1) / STRIP * STRIP;
     const bool sees_all = first <= start && start + strips - 1 <= last;
     Ints slot;
     for (int i = 0; i < LANES; ++i) slot[i] = start + i;
@@ -152,30 +172,21 @@ inline void finish(const Workbench& bench, const Walk& walk, const Item& item) {
     }
 }
 
+// `after`: whom this thread lets attend next, if anyone.
 template <class Number>
-inline void attend(const Walk& walk, const Item& item, int block, float* scratch) {
+inline void attend(const Walk& walk, const Item& item, const Item* after, int block, float* scratch) {
     const Shape& shape = walk.shape;
-    const int window = walk.blocks[block].window, end = item.position + item.end - item.begin;
+    const int window = walk.blocks[block].window;
     Workbench bench;
     lay_out(bench, walk, item, scratch);
-    const float* weights[MAX_ITEM_ROWS];
-    for (int r = 0; r < bench.rows; ++r) weights[r] = bench.scores + r * TILE;
-    const size_t padded = static_cast<size_t>(bench.padded);
-    const int oldest = window > 0 && item.position >= window ? item.position - window + 1 : 0;
-    const Pools<Number> pools(walk, item, block);
-    const auto count_from = [end](int start) { return end - start < TILE ? end - start : TILE; };
-    const int first = oldest / TILE * TILE;
-    fetch_tile(pools, item, first, count_from(first), shape.head);
-    for (int start = first; start < end; start += TILE) {
-        const int count = count_from(start);
-        if (start + TILE < end) fetch_tile(pools, item, start + TILE, count_from(start + TILE), shape.head);
-        read_tile(bench, pools, item, start, count, shape.head);
-        const Right keys{bench.keys, STRIP, static_cast<size_t>(shape.head) * STRIP};
-        multiply(bench.queries, keys, shape.head, Result{bench.scores, TILE, STRIP, false}, (count + STRIP - 1) / STRIP,
-                 bench.rows);
-        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, start, count, window, shape.softcap);
-        multiply(weights, Right{bench.values, padded, STRIP}, count, Result{bench.sums, padded, STRIP, true},
-                 bench.padded / STRIP, bench.rows);
+    const Reach now(item, window), next(after ? *after : item, window);
+    const Pages<Number> keys{walk, block, static_cast<const Number*>(walk.step.keys), now, next};
+    const Pages<Number> values{walk, block, static_cast<const Number*>(walk.step.values), now, next};
+    for (int start = now.begin; start < now.end; start += TILE) {
+        const int end = start + TILE < now.end ? start + TILE : now.end;
+        score(bench, keys, start, end, shape.head);
+        for (int r = 0; r < bench.rows; ++r) weigh(bench, r, start, end, window, shape.softcap);
+        add_values(bench, values, start, end, shape.head);
     }
     finish(bench, walk, item);
 }

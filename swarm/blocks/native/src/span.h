@@ -51,10 +51,18 @@ struct Step {
     int64_t positions;  // rows of those tables
     const void* input;  // (T, D)
     void* output;       // (T, D)
-    void *keys, *values;  // (L, slots, K, E)
+    void *keys, *values;  // (L, slots, K, E), with pages as drawn below
     uint8_t* workspace;   // 64-byte aligned
     int64_t workspace_bytes;
 };
+
+// What is inside a page is laid out as attention reads it, so that nothing is turned or jumped over at each step:
+//
+//   keys    (K, E, PAGE)   16 slots side by side, to be met by one number of a query
+//   values  (K, PAGE, E)
+//
+// One head's half page is 2 KiB in a row where E = 64, in bfloat16. Torch's blocks see (PAGE, K, E) in the same memory;
+// what both agree on is where a page begins and ends, and pages are only ever copied whole.
 
 // One input of linear layers: plain, and in codes.
 struct Operand {
@@ -107,7 +115,7 @@ static inline int padded_head(const Shape& shape) { return (shape.head + 15) / 1
 // Floats of scratch that attention and the feed-forward half need on each thread.
 static inline size_t attention_floats(const Shape& shape) {
     const size_t head = static_cast<size_t>(padded_head(shape));
-    return 2 * head * TILE + MAX_ITEM_ROWS * (head + TILE + 16 + 16);
+    return head * PAGE + MAX_ITEM_ROWS * (head + TILE + 16 + 16);
 }
 
 constexpr size_t FEED_FLOATS = 1 << 14;  // of gate, and of up: 64 KiB each stay in the cache

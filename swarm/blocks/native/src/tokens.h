@@ -77,6 +77,24 @@ inline void rotate(float* head, const float* cosines, const float* sines, int ha
     }
 }
 
+// Where one head's page of keys or values begins in its pool (span.h draws it).
+inline size_t page_of(const Walk& walk, int block, int32_t page, int kv_head) {
+    const size_t first = static_cast<size_t>(block) * (walk.step.pool_slots / PAGE);
+    return ((first + page) * walk.shape.kv_heads + kv_head) * PAGE * walk.shape.head;
+}
+
+// A key into its slot: numbers lie a page's slots apart.
+template <class Number>
+inline void store_column(Number* column, const float* key, int size) {
+    int e = 0;
+    for (; e + LANES <= size; e += LANES) {
+        Number numbers[LANES];
+        store(numbers, load(key + e));
+        for (int i = 0; i < LANES; ++i) column[(e + i) * PAGE] = numbers[i];
+    }
+    for (; e < size; ++e) narrow(column + e * PAGE, key[e]);
+}
+
 // Norm and turn the queries of one token that look at `kv_head`, and its key; put key and value into their slot.
 template <class Number>
 inline void place(const Walk& walk, int block, int token, int position, int32_t page, int kv_head) {
@@ -94,11 +112,10 @@ inline void place(const Walk& walk, int block, int token, int position, int32_t 
     float* key = heads + (shape.heads + kv_head) * shape.head;
     if (parts.key_norm) normalise(key, parts.key_norm, shape.head, shape.epsilon, key);
     rotate(key, cosines, sines, half, 1.0f);
-    const size_t slot = static_cast<size_t>(block) * walk.step.pool_slots + static_cast<size_t>(page) * PAGE +
-                        static_cast<size_t>(position % PAGE);
-    const size_t at = (slot * shape.kv_heads + kv_head) * shape.head;
-    convert(static_cast<Number*>(walk.step.keys) + at, key, shape.head);
-    convert(static_cast<Number*>(walk.step.values) + at, key + shape.kv_heads * shape.head, shape.head);
+    const float* value = key + shape.kv_heads * shape.head;
+    const size_t at = page_of(walk, block, page, kv_head);
+    store_column(static_cast<Number*>(walk.step.keys) + at + position % PAGE, key, shape.head);
+    convert(static_cast<Number*>(walk.step.values) + at + position % PAGE * shape.head, value, shape.head);
 }
 
 // Let one token choose its experts (arXiv:2401.04088): the largest of its logits, whose softmax are the shares.

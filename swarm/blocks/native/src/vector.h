@@ -32,21 +32,15 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef uint32_t Bits8 __attribute__((vector_size(32)));  // for transposing 8 x 8
 
 // The same anywhere in memory. Copying them with memcpy would be as right, but compilers split such copies, and a whole
 // load right behind two half stores waits for both to reach the cache.
 typedef float LooseFloats __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t LooseHalves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef uint32_t LooseBits8 __attribute__((vector_size(32), aligned(2), may_alias));
 
 inline Floats load(const float* from) { return *reinterpret_cast<const LooseFloats*>(from); }
 
 inline void store(float* to, Floats x) { *reinterpret_cast<LooseFloats*>(to) = x; }
-
-inline Bits8 load_words(const void* from) { return *static_cast<const LooseBits8*>(from); }
-
-inline void store_words(float* to, const Bits8& x) { *reinterpret_cast<LooseBits8*>(to) = x; }
 
 // bfloat16 is the upper half of a float32.
 inline Floats load(const uint16_t* from) {

@@ -115,20 +115,19 @@ struct Walker {
     bool attends_in_groups() const { return shape.heads / shape.kv_heads * shape.head % GROUP == 0; }
 
     template <class Number>
-    void attend_item(int index, const Item& item, bool places) const {
+    void attend_item(int index, const Item& item, const Item* after, bool places) const {
         if (places)
             place<Number>(walk, index, item.begin, item.position, item.pages[item.position / PAGE], item.kv_head);
-        attend<Number>(walk, item, index, scratch);
+        attend<Number>(walk, item, after, index, scratch);
         if (walk.blocks[index].out.format == BFLOAT16 || !attends_in_groups()) return;
         const int width = shape.heads * shape.head, group = width / shape.kv_heads;
         for (int token = item.begin; token < item.end; ++token)
             quantise(part_of(buffers.attended, token, width, item.kv_head * group), group);
     }
 
-    template <class Number>
-    void attend_rows(int index) const {
-        const bool places = walk.step.num_rows == walk.step.tokens;  // each token is its sequence's only one
-        if (!places) place_tokens<Number>(index);
+    // This thread's share of who attends, in order.
+    template <class Visit>
+    void visit_items(Visit visit) const {
         const int group = shape.heads / shape.kv_heads, most = ITEM_ROWS > group ? ITEM_ROWS / group : 1;
         int token = 0, turn = 0;
         for (int r = 0; r < walk.step.num_rows; ++r) {
@@ -137,11 +136,22 @@ struct Walker {
                 const int now = row.length - i < most ? row.length - i : most;
                 for (int kv = 0; kv < shape.kv_heads; ++kv)
                     if (turn++ % threads == thread)
-                        attend_item<Number>(index, {token + i, token + i + now, row.position + i,
-                                                    walk.step.pages + row.first_page, kv}, places);
+                        visit(Item{token + i, token + i + now, row.position + i, walk.step.pages + row.first_page, kv});
             }
             token += row.length;
         }
+    }
+
+    template <class Number>
+    void attend_rows(int index) const {
+        const bool places = walk.step.num_rows == walk.step.tokens;  // each token is its sequence's only one
+        if (!places) place_tokens<Number>(index);
+        Item held{};  // back by one: memory is asked for early
+        visit_items([&](const Item& item) {
+            if (held.pages) attend_item<Number>(index, held, &item, places);
+            held = item;
+        });
+        if (held.pages) attend_item<Number>(index, held, nullptr, places);
         wait();
     }
 
