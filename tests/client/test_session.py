@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from swarm.client.config import ClientConfig, Timeouts
-from swarm.client.opening import HopUnusable, Model
+from swarm.client.opening import HopUnusable, Model, Wanted
+from swarm.client.prefixes import extend_hashes
 from swarm.client.session import Session
 from swarm.errors import BadResult, Busy, HopLost, HopRefused, HopTimeout, ProtocolError, SwarmError
 from swarm.types import Hop, PeerId
-from swarm.wire import Cancel, Close, Error, Open, Opened, Result, Row, Step
+from swarm.wire import Cancel, Close, Error, Find, Found, Open, Opened, Result, Row, Step
 from swarm.wire.codecs import encode_tensor
 from swarm.wire.encoding import error_of
+from swarm.wire.limits import HASH_BYTES
+from swarm.wire.messages import NO_LINEAGE
 from tests.fake_wire import End, settle
 
 QUICK = ClientConfig(initial_peers=("x",), chunk_tokens=4, timeouts=Timeouts(open=0.05, step=0.2))
@@ -248,3 +251,62 @@ async def test_errors_keep_their_kind_on_the_way() -> None:
     bench.answer(2, Error(bench.session.session_id, bench.steps[0].step, 12345, "from the future"))
     with pytest.raises(SwarmError, match="from the future"):
         await task
+
+
+async def test_each_hop_is_told_the_length_of_the_route_the_priority_and_its_own_lineage() -> None:
+    bench = await Bench(replace(PATIENT, priority=3)).opened()
+    opens = [end.messages(Open)[0] for end in bench.ends]
+    assert [(m.num_hops, m.priority) for m in opens] == [(3, 3)] * 3
+    lineages = {m.lineage for m in opens}
+    assert len(lineages) == 3 and NO_LINEAGE not in lineages
+
+
+def opening_with(bench: Bench, wanted: Wanted) -> asyncio.Task[None]:
+    return asyncio.create_task(bench.session.open([(f"/{name}",) for name in NAMES], [wanted]))
+
+
+async def test_a_session_begins_with_what_every_hop_still_holds() -> None:
+    bench = Bench()
+    opening = opening_with(bench, Wanted(0, bytes(5 * HASH_BYTES)))
+    await settle()
+    kinds = [[type(message) for message, _ in end.sent] for end in bench.ends]
+    assert kinds == [[Open, Find]] * 3, "asked right behind the opening, all at once"
+    for index, tokens in enumerate((80, 32, 48)):
+        bench.answer(index, Opened(bench.session.session_id))
+        bench.answer(index, Found(bench.session.session_id, 0, tokens))
+    await opening
+    assert bench.session.held == {0: 32} and bench.session.num_prefix_tokens == 32
+
+
+async def test_a_session_is_not_open_before_every_hop_has_said_what_it_holds() -> None:
+    bench = Bench(QUICK)
+    opening = opening_with(bench, Wanted(0, bytes(HASH_BYTES)))
+    await settle()
+    for index in range(3):
+        bench.answer(index, Opened(bench.session.session_id))
+    bench.answer(0, Found(bench.session.session_id, 0, 0))
+    with pytest.raises(HopUnusable, match="no answer") as caught:
+        await opening
+    assert caught.value.peer == "middle"
+
+
+async def test_a_hop_that_found_more_than_was_asked_is_not_used() -> None:
+    bench = Bench()
+    opening = opening_with(bench, Wanted(0, bytes(2 * HASH_BYTES)))
+    await settle()
+    bench.answer(1, Found(bench.session.session_id, 0, 48))
+    with pytest.raises(HopUnusable, match="more than was asked") as caught:
+        await opening
+    assert caught.value.peer == "middle" and isinstance(caught.value.error, BadResult)
+
+
+async def test_chunks_carry_the_hashes_of_the_pages_that_they_fill() -> None:
+    bench = await Bench().opened()
+    hashes = extend_hashes((), range(40))
+    bench.session._config = replace(PATIENT, chunk_tokens=20)
+    task = asyncio.create_task(bench.session.step([Row(0, 0, 0, 40, 0)], tokens(40), [hashes]))
+    await settle()
+    assert [step.marks for step in bench.steps] == [hashes[0], hashes[1]]
+    for step in bench.steps:
+        bench.result(step.step, tokens(0))
+    await task

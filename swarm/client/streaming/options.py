@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from swarm.client.streaming.choosing import Choice, Text, split_criteria
-from swarm.errors import PromptTooLong, UsageError
+from swarm.errors import LocalError, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
     from swarm.client.model import SwarmForCausalLM
@@ -73,7 +73,7 @@ def read_options(
             raise UsageError(f"stream() takes no {name}: {why}")
     try:
         return _asked(model, ids, rest, context)
-    except UsageError:
+    except LocalError:
         raise
     except (ValueError, TypeError) as error:  # transformers' way to refuse
         raise UsageError(str(error)) from error
