@@ -161,12 +161,19 @@ class Scheduler(Generic[E]):
             taken.append(entry)
         return taken
 
-    def next_prefills(self, budget: int, now: float) -> list[tuple[E, int]]:
-        """Hand out prefills with the number of tokens to run of each, `budget` in all; none if none is ready."""
+    def next_prefills(self, budget: int, now: float, *, fill: int = 1 << 30) -> list[tuple[E, int]]:
+        """Hand out prefills with the number of tokens to run of each; none if none is ready.
+
+        Args:
+            budget: Most tokens in all.
+            now: Monotonic seconds.
+            fill: So many tokens are enough company: with as many, no further session joins.
+        """
         ready = [lane.waiting[0] for lane in self._ready() if not lane.waiting[0].is_decode]
         taken: list[tuple[E, int]] = []
+        least = budget - fill
         for entry in self._in_turn(ready, lambda entry: self._prefill_order(entry, now)):
-            if budget <= 0:
+            if budget <= max(0, least):
                 break
             tokens = min(budget, entry.tokens_left)
             self._hand_out(entry, tokens)

@@ -29,11 +29,15 @@ SLICE_SECONDS = 0.004
 IDLE_SLICE_SECONDS = 0.02
 """A slice while nobody decodes; it is cut short when something comes."""
 
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.05
 """A batch of prefills takes about so long by itself: a short prompt that comes later waits for it."""
 
 MIN_BUDGET, MAX_BUDGET = 16, 512
 """Tokens of a batch of prefills, whatever its time: fewer waste the kernels' tiles, more take much memory."""
+
+FULL_BATCH = {"cpu": 32, "cuda": 512}
+"""Tokens that use a device's kernels well. With as many, further prompts wait for the next batch: so the first of them
+is on its way to the next hop meanwhile."""
 
 PAGE_PATIENCE = 0.5
 """Seconds that a step waits for pages: the others' sessions end, or else somebody has to give way."""
@@ -56,6 +60,7 @@ class Turns:
         """
         self._cache = cache
         self._num_blocks = len(stack.span)
+        self._full_batch = FULL_BATCH["cuda" if stack.kernel == "cuda" else "cpu"]
         self._scheduler: Scheduler[Work] = Scheduler()
         self._batcher = Batcher(stack, cache)
         self._meters = Meters()
@@ -158,7 +163,7 @@ class Turns:
         now = time.monotonic()
         pieces: list[Piece] = []
         over: list[Work] = []
-        for work, tokens in self._scheduler.next_prefills(self._budget(), now):
+        for work, tokens in self._scheduler.next_prefills(self._budget(), now, fill=self._full_batch):
             if pieces and work.owner.span != pieces[0].work.owner.span:
                 self._scheduler.put_back(work)
             elif (piece := self._begun(work, tokens)) is not None:
