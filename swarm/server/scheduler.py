@@ -99,6 +99,11 @@ class Scheduler(Generic[E]):
         """Steps that are neither handed out nor finished."""
         return self._num_waiting
 
+    @property
+    def num_ready(self) -> int:
+        """Sessions of which a step could be handed out."""
+        return len(self._ready())
+
     def add(self, entry: E) -> None:
         """Let a step wait behind those of its session."""
         lane = self._lanes.get(entry.session)

@@ -32,12 +32,13 @@ IDLE_SLICE_SECONDS = 0.02
 BATCH_SECONDS = 0.05
 """A batch of prefills takes about so long by itself: a short prompt that comes later waits for it."""
 
-MIN_BUDGET, MAX_BUDGET = 16, 512
-"""Tokens of a batch of prefills, whatever its time: fewer waste the kernels' tiles, more take much memory."""
+MAX_BUDGET = 512
+"""Tokens of a batch of prefills: more only take more memory."""
 
-FULL_BATCH = {"cpu": 32, "cuda": 512}
-"""Tokens that use a device's kernels well. With as many, further prompts wait for the next batch: so the first of them
-is on its way to the next hop meanwhile."""
+FULL_BATCH = {"cuda": 512, "torch": 128, "transformers": 128}
+NATIVE_FULL_BATCH = 32
+"""Tokens from which on a kernel is as fast as it gets. No batch is cut shorter; and with as many, further prompts wait
+for the next one, so that the first of them is on its way to the next hop meanwhile."""
 
 PAGE_PATIENCE = 0.5
 """Seconds that a step waits for pages: the others' sessions end, or else somebody has to give way."""
@@ -60,7 +61,7 @@ class Turns:
         """
         self._cache = cache
         self._num_blocks = len(stack.span)
-        self._full_batch = FULL_BATCH["cuda" if stack.kernel == "cuda" else "cpu"]
+        self._full_batch = FULL_BATCH.get(stack.kernel, NATIVE_FULL_BATCH)
         self._scheduler: Scheduler[Work] = Scheduler()
         self._batcher = Batcher(stack, cache)
         self._meters = Meters()
@@ -163,7 +164,7 @@ class Turns:
         now = time.monotonic()
         pieces: list[Piece] = []
         over: list[Work] = []
-        for work, tokens in self._scheduler.next_prefills(self._budget(), now, fill=self._full_batch):
+        for work, tokens in self._scheduler.next_prefills(self._budget(now), now, fill=self._full_batch):
             if pieces and work.owner.span != pieces[0].work.owner.span:
                 self._scheduler.put_back(work)
             elif (piece := self._begun(work, tokens)) is not None:
@@ -264,9 +265,11 @@ class Turns:
             return max(SLICE_SECONDS, self._decode_seconds)
         return IDLE_SLICE_SECONDS
 
-    def _budget(self) -> int:
+    def _budget(self, now: float) -> int:
+        if self._scheduler.num_ready == 1 and not self._scheduler.is_decoding(now):
+            return MAX_BUDGET  # nobody waits for the end of this batch
         per_token = self._meters.prefill_seconds(1) * self._num_blocks
-        return min(MAX_BUDGET, max(MIN_BUDGET, int(BATCH_SECONDS / per_token)))
+        return min(MAX_BUDGET, max(self._full_batch, int(BATCH_SECONDS / per_token)))
 
     def _block(self, work: Work) -> None:
         if not self._blocked:
