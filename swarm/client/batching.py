@@ -85,8 +85,9 @@ class BatchedHead:
             raise
 
     def _lead(self, own: _Part) -> None:
-        parts = [own, *self._take(own)]
+        parts = [own]
         try:
+            self._take(own, parts)
             self._compute(parts)
         except Exception as error:
             for part in parts:
@@ -98,20 +99,24 @@ class BatchedHead:
                 assert part.turn is not None
                 part.turn.release()
 
-    def _take(self, own: _Part) -> list[_Part]:
-        """Take from the queue what may be computed with `own`."""
+    def _take(self, own: _Part, parts: list[_Part]) -> None:
+        """Move from the queue to `parts` what may be computed with `own`."""
         if not self._queue or not self.is_exact:
-            return []
+            return
         room = MAX_ROWS - _num_rows(own)
         with self._lock:
             count = 0
             while count < len(self._queue) and (room := room - _num_rows(self._queue[count])) >= 0:
                 count += 1
-            taken, self._queue = self._queue[:count], self._queue[count:]
-        return taken
+            parts += self._queue[:count]  # first: an interrupt in between must strand nobody
+            del self._queue[:count]
 
     def _compute(self, parts: list[_Part]) -> None:
         self.num_calls += 1
+        with torch.inference_mode(False), torch.no_grad():  # whoever leads, others may write to their logits
+            self._compute_ordinary(parts)
+
+    def _compute_ordinary(self, parts: list[_Part]) -> None:
         if len(parts) == 1:
             parts[0].logits = self._logits(parts[0].hidden)
             return

@@ -114,7 +114,8 @@ class Connection:
             BlocksMissing: As `plan`; names the blocks, the wait, and the hops that refused.
             Busy: The only servers of some blocks were busy for `Timeouts.busy` seconds.
         """
-        refusals = Refusals(time.monotonic() + self.config.timeouts.busy)
+        deadline = time.monotonic() + self.config.timeouts.busy
+        refusals = Refusals(deadline)
         while True:
             now = time.monotonic()
             try:
@@ -129,7 +130,10 @@ class Connection:
                 return await self._open(hops, view, model, wanted)
             except HopUnusable as failed:
                 logger.info("hop %s does not take the session: %s", failed.peer, failed.error)
-                refusals.add(failed.peer, failed.error, time.monotonic())
+                now = time.monotonic()
+                if isinstance(failed.error, Busy) and now > deadline:
+                    raise failed.error from failed
+                refusals.add(failed.peer, failed.error, now)
 
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""

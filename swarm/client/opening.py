@@ -129,12 +129,15 @@ class Opening:
             self.held[sequence] = min(found[sequence] for found in self._found.values())
 
     def received(self, channel: Channel, hop: Hop, message: Message) -> None:
-        """Take a hop's answer."""
+        """Take a hop's answer; one that comes behind all that was asked for counts for nothing."""
+        if self._answers[channel].done():
+            return
         if isinstance(message, Opened):
             self.free_pages[hop.peer] = message.free_pages
         elif isinstance(message, Found) and message.sequence in self._wanted:
             if message.tokens > len(self._wanted[message.sequence]) // HASH_BYTES * PAGE_SLOTS:
                 self.fail(channel, BadResult(f"hop {hop} found {message.tokens} tokens, which is more than was asked"))
+                return
             self._found[channel][message.sequence] = message.tokens
         if hop.peer in self.free_pages and len(self._found[channel]) == len(self._wanted):
             self._settle(channel, None)

@@ -10,10 +10,13 @@ from swarm.types import PeerId
 MAX_JITTER = 0.5
 """Of the time that a busy hop asks for, added at random: those who were turned away together come back apart."""
 
+MIN_REST = 0.01
+"""Seconds: who asks for less is not asked again sooner."""
+
 
 def jittered(seconds: float) -> float:
     """Return how long to wait for a hop that asks for so many seconds."""
-    return seconds * random.uniform(1, 1 + MAX_JITTER)
+    return max(MIN_REST, seconds) * random.uniform(1, 1 + MAX_JITTER)
 
 
 class Refusals:

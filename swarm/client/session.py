@@ -22,8 +22,8 @@ from torch import Tensor
 from swarm.client.chunks import Piece, marks_of, split_rows
 from swarm.client.config import ClientConfig
 from swarm.client.opening import Model, Opening, Wanted, open_messages
-from swarm.client.steps import Steps, Waiting
-from swarm.errors import HopLost, HopTimeout, SwarmError, from_code
+from swarm.client.steps import MAX_AHEAD, Steps, Waiting
+from swarm.errors import HopLost, HopTimeout, SessionLost, SwarmError, from_code
 from swarm.log import get_logger
 from swarm.network import Channel
 from swarm.types import Hop, PeerId
@@ -135,10 +135,13 @@ class Session:
             raise self._broken
         chunks = split_rows(rows, self._config.chunk_tokens)
         sent: list[_Answer] = []
+        results: list[Tensor] = []
         try:
             for chunk in chunks:
+                if len(sent) - len(results) >= MAX_AHEAD:
+                    results.append(await self._result(sent[len(results)]))
                 sent.append(self._send(chunk, hidden, hashes))
-            results = [await self._result(answer) for answer in sent]
+            results += [await self._result(answer) for answer in sent[len(results) :]]
         except BaseException:
             self._abandon(sent)
             raise
@@ -208,7 +211,11 @@ class Session:
     def _on_error(self, channel: Channel, message: Error) -> None:
         hop = self._hop(channel)
         error = from_code(message.code, f"hop {hop}: {message.text}", retry_after=message.retry_after)
-        if hop is None or self._opening is None or not self._opening.fail(channel, error):
+        if hop is not None and self._opening is not None and self._opening.fail(channel, error):
+            return
+        if isinstance(error, SessionLost) and hop is not None and self.steps.concerns(message.step):
+            self._break(error)  # it must be opened again: whoever looks before the next step sees that
+        else:
             self.steps.fail(error, step=message.step)
 
     def _break(self, error: SwarmError) -> None:

@@ -37,6 +37,10 @@ class Taker(Protocol):
         ...
 
 
+MAX_AHEAD = 16
+"""Chunks of one session that are under way: enough to keep all hops at work, few enough to let others in between."""
+
+
 @dataclass(slots=True, eq=False)
 class Waiting:
     """A step under way.
@@ -122,12 +126,21 @@ class Steps:
         if not bool(torch.isfinite(hidden).all()):
             raise BadResult(f"hop {self._last_hop} sent numbers that are not finite")
 
+    @property
+    def num_under_way(self) -> int:
+        """Steps that were sent and are not answered."""
+        return len(self._waiting)
+
+    def concerns(self, step: int) -> bool:
+        """Whether an error about `step` is about something under way, or about the whole session (0)."""
+        return not step or step in self._waiting
+
     def fail(self, error: SwarmError, *, step: int = 0) -> None:
         """Tell all takers, for what follows a failed step begins where nothing is.
 
         Nothing happens if `step` was given up before; 0 is the whole session.
         """
-        if step and step not in self._waiting:
+        if not self.concerns(step):
             return
         for waiting in list(self._waiting.values()):  # in one go: another thread may make steps
             waiting.taker.failed(error)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from multiaddr import Multiaddr
 
@@ -252,7 +253,7 @@ _CLIENT_CONTEXT = _client_context()
 def _peer_of(certificate: bytes) -> PeerId | None:
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
-    except ValueError:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm):  # the last two are no ValueErrors
         return None
     return peer_id_of_key(key) if isinstance(key, Ed25519PublicKey) else None
 

@@ -67,7 +67,9 @@ class ServerConfig:
             "memory of the device for weights and KV, such as 8GB; 0: most of what is free", parse=parse_bytes
         ),
     )
-    max_sessions: int = field(default=256, metadata=flag("sessions open at a time", metavar="N"))
+    max_sessions: int = field(
+        default=512, metadata=flag("sessions open at a time; one client gets half of them at most", metavar="N")
+    )
     session_timeout: float = field(
         default=1800.0, metadata=flag("seconds without a step after which a session's pages are freed", metavar="S")
     )

@@ -19,8 +19,9 @@ import torch
 from swarm.blocks import BlockStack, KVCache
 from swarm.errors import Busy, HopFailed
 from swarm.log import get_logger
+from swarm.server.page_queue import PATIENCE
 from swarm.server.sessions import Session
-from swarm.server.turns import PAGE_PATIENCE, Deliver, Turns
+from swarm.server.turns import Deliver, Turns
 from swarm.server.work import Work
 from swarm.types import EngineStats
 
@@ -52,7 +53,7 @@ class Engine:
         self._turns = Turns(stack, cache, deliver=self._done, has_news=lambda: not self._inbox.empty())
         self._deliver: Deliver = lambda works: None
         # Each is written by one thread: the first two by the event loop, the others by the compute thread.
-        self._num_submitted = self._bytes_submitted = self._num_done = self._bytes_taken = 0
+        self._num_submitted = self._bytes_submitted = self._num_done = self._bytes_done = 0
         self._is_checked = True
         self._fault: HopFailed | None = None
         self._is_leaving = False
@@ -74,6 +75,11 @@ class Engine:
         return self._num_submitted - self._num_done
 
     @property
+    def bytes_waiting(self) -> int:
+        """Activations of these steps."""
+        return self._bytes_submitted - self._bytes_done
+
+    @property
     def kernel(self) -> str:
         """What runs the blocks; see `BlockStack`."""
         return self._stack.kernel
@@ -91,7 +97,7 @@ class Engine:
     @property
     def is_crowded(self) -> bool:
         """Whether half of what may wait does: from now on nobody may have the most of it."""
-        return self.load > MAX_WAITING // 2 or self._bytes_waiting > MAX_WAITING_BYTES // 2
+        return self.load > MAX_WAITING // 2 or self.bytes_waiting > MAX_WAITING_BYTES // 2
 
     @property
     def is_short_of_pages(self) -> bool:
@@ -108,11 +114,10 @@ class Engine:
         Raises:
             Busy: Too many steps or bytes wait, of this client or of all; nothing was queued.
         """
-        size = len(work.body or b"")
-        if self.load >= MAX_WAITING or self._bytes_waiting + size > MAX_WAITING_BYTES:
-            raise Busy(f"{self.load} steps with {self._bytes_waiting >> 20} MiB wait here: the most that is taken")
+        if self.load >= MAX_WAITING or self.bytes_waiting + work.num_bytes > MAX_WAITING_BYTES:
+            raise Busy(f"{self.load} steps with {self.bytes_waiting >> 20} MiB wait here: the most that is taken")
         self._num_submitted += 1
-        self._bytes_submitted += size
+        self._bytes_submitted += work.num_bytes
         self._inbox.put(work)
 
     def find(self, session: Session, number: int, hashes: Sequence[bytes], found: Callable[[int], None]) -> None:
@@ -146,11 +151,7 @@ class Engine:
         stats = self._turns.stats()
         under_way = self.load
         waiting = min(under_way, stats.waiting + self._inbox.qsize())
-        return replace(stats, waiting=waiting, running=under_way - waiting, bytes_waiting=self._bytes_waiting)
-
-    @property
-    def _bytes_waiting(self) -> int:
-        return self._bytes_submitted - self._bytes_taken
+        return replace(stats, waiting=waiting, running=under_way - waiting, bytes_waiting=self.bytes_waiting)
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
@@ -171,12 +172,12 @@ class Engine:
                 self._take(inbox.get(timeout=self._idle_timeout()))
             except queue.Empty:
                 self._check()
-        while not inbox.empty():
+        for _ in range(inbox.qsize()):  # what comes meanwhile waits for a turn
             self._take(inbox.get_nowait())
 
     def _idle_timeout(self) -> float | None:
         if self._turns.wants_pages:
-            return PAGE_PATIENCE
+            return PATIENCE
         return None if self._is_checked else CHECK_AFTER
 
     def _take(self, task: Callable[[], None] | Work) -> None:
@@ -184,7 +185,6 @@ class Engine:
         if not isinstance(task, Work):
             task()
             return
-        self._bytes_taken += len(task.body or b"")
         if self._fault is None:
             self._turns.add(task)
         else:
@@ -193,6 +193,9 @@ class Engine:
 
     def _done(self, works: Sequence[Work]) -> None:
         self._num_done += len(works)
+        for work in works:
+            self._bytes_done += work.num_bytes
+            work.owner.bytes_done += work.num_bytes
         self._deliver(works)
 
     def _check(self) -> None:

@@ -24,13 +24,19 @@ from swarm.types import EngineStats, PeerId, Span
 from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Open, Opened, Stats, Step
 from swarm.wire.codecs import body_bytes
 from swarm.wire.encoding import error_of
-from swarm.wire.limits import HASH_BYTES
-from swarm.wire.messages import NO_LINEAGE
+from swarm.wire.limits import HASH_BYTES, MAX_HOPS
+from swarm.wire.messages import NO_LINEAGE, TIMING_BYTES
 
 logger = get_logger(__name__)
 
 UNUSED_TIMEOUT = 60.0
 """Seconds that a session may be open before its first step: a client takes a fraction of one."""
+
+MAX_FINDING = 256
+"""Look-ups of one session that wait: one for each prompt of a batch."""
+
+STATS_AGE = 0.2
+"""Seconds for which the same stats are told to everybody: whoever asks faster costs nothing."""
 
 MAX_STEP_TOKENS = 4096
 """Tokens in one step: clients send chunks of some hundreds; the bound keeps one step's workspace small."""
@@ -67,6 +73,8 @@ class Handler:
         # No session can hold more than all pages do: told at once, for no waiting would help.
         self._context_length = min(served.context_length, engine.num_pages * PAGE_SLOTS)
         self._links: Links | None = None
+        self._told: Stats | None = None
+        self._told_at = 0.0
         self.num_steps = 0
 
     def attach(self, links: Links) -> None:
@@ -77,6 +85,12 @@ class Handler:
     def stats(self) -> EngineStats:
         """Return what the engine does, and how many sessions are open."""
         return replace(self._engine.stats(), sessions=len(self._sessions))
+
+    def _told_stats(self) -> Stats:
+        now = time.monotonic()
+        if self._told is None or now - self._told_at > STATS_AGE:
+            self._told, self._told_at = Stats(astuple(self.stats())), now
+        return self._told
 
     def expire(self, now: float) -> None:
         """End sessions that were not used for too long, and tell their clients.
@@ -105,7 +119,7 @@ class Handler:
             case Find():
                 self._guard(channel, message.session, 0, partial(self._find, channel, message))
             case AskStats():
-                send(channel, Stats(astuple(self.stats())))
+                send(channel, self._told_stats())
             case Close():
                 self._close(channel, message)
             case Error():
@@ -167,30 +181,38 @@ class Handler:
             opened_at=now,
             last_step_at=now,
         )
-        self._sessions.add(session)
         if session.next_peer:
             assert self._links is not None
             self._links.warm(session.next_peer, session.next_addrs)
+        self._sessions.add(session)
         channel.send(Opened(message.session, self._engine.free_pages))
 
     def _step(self, message: Step, body: bytearray) -> None:
         arrived_at = time.monotonic()
         session = self._sessions.get(message.session)
         tokens = self._check(session, message, len(body))
-        if self._engine.is_crowded and self._sessions.num_waiting_of(session.client) > self._engine.load // 2:
+        if self._engine.is_crowded and self._has_most(session.client):
             raise Busy("the engine's queue is full of your steps")
         session.epoch = max(session.epoch, message.epoch)
         session.last_step_at = arrived_at
         work = Work.of(session, message, body, tokens=tokens, arrived_at=arrived_at)
         self._engine.submit(work)
         session.num_received += 1
+        session.bytes_received += work.num_bytes
         self.num_steps += 1
         prepare(work)
+
+    def _has_most(self, client: PeerId) -> bool:
+        """Whether half of all that waits, steps or bytes, is one client's."""
+        steps, size = self._sessions.waiting_of(client)
+        return 2 * steps > self._engine.load or 2 * size > self._engine.bytes_waiting
 
     def _check(self, session: Session, message: Step, num_bytes: int) -> int:
         """Return the step's tokens; one pass, for it stands between every frame and its computation."""
         if message.route and message.route[0] != session.next_peer:
             raise HopRefused(f"the session was opened with next hop {session.next_peer or 'none'}, open it again")
+        if len(message.times) >= MAX_HOPS * TIMING_BYTES:
+            raise HopRefused(f"a step that has passed {MAX_HOPS} hops already")
         rows, tokens, filled, context = message.rows, 0, 0, self._context_length
         for row in rows:
             tokens += row.length
@@ -220,9 +242,14 @@ class Handler:
             raise SessionLost("a session of another client")
         hashes = [message.hashes[i : i + HASH_BYTES] for i in range(0, len(message.hashes), HASH_BYTES)]
 
+        if session.num_finding >= MAX_FINDING:
+            raise Busy(f"{session.num_finding} look-ups of this session wait here")
+
         def found(tokens: int) -> None:
+            session.num_finding -= 1
             send(channel, Found(message.session, message.sequence, tokens))
 
+        session.num_finding += 1
         if session.lineage is None:
             found(0)
         else:

@@ -22,6 +22,9 @@ logger = get_logger(__name__)
 MAX_PENDING = 1024
 """Messages that may wait for one dial: more come only from a client that does not wait for answers."""
 
+MAX_LINKS = 512
+"""Next hops, dialled or being dialled: clients choose them, and each costs sockets."""
+
 Failed = Callable[[SwarmError], None]
 
 
@@ -62,8 +65,12 @@ class Links:
         self._links: dict[PeerId, _Link] = {}
 
     def warm(self, peer: PeerId, addrs: tuple[str, ...]) -> None:
-        """Dial `peer` in the background unless a link is up already."""
-        link = self._links.setdefault(peer, _Link())
+        """Dial `peer` in the background unless a link is up already.
+
+        Raises:
+            Busy: Too many peers are linked to.
+        """
+        link = self._link(peer)
         if not link.is_dialling and (link.channel is None or not link.channel.is_open):
             link.is_dialling = True
             self._tasks.create_task(self._dial(peer, addrs, link))
@@ -74,7 +81,7 @@ class Links:
         Raises:
             SwarmError: The link is up and does not take the message, or too many wait for it already.
         """
-        link = self._links.setdefault(peer, _Link())
+        link = self._link(peer)
         if link.channel is not None and link.channel.is_open and not link.pending:
             link.channel.send(message, body)
         elif len(link.pending) >= MAX_PENDING:
@@ -102,12 +109,18 @@ class Links:
             del self._links[channel.remote]
         self._on_lost(channel.remote)
 
+    def _link(self, peer: PeerId) -> _Link:
+        if peer not in self._links and len(self._links) >= MAX_LINKS:
+            raise Busy(f"{len(self._links)} next hops are linked to from here, no more are")
+        return self._links.setdefault(peer, _Link())
+
     async def _dial(self, peer: PeerId, addrs: tuple[str, ...], link: _Link) -> None:
         try:
             link.channel = await self._peer.channel(peer, addrs)
             link.channel.receiver = self
-        except SwarmError as error:
-            logger.warning("peer %s: no link for pushing: %s", peer, error)
+        except Exception as error:  # a stranger's addresses: nothing they lead to may end this server
+            fault = None if isinstance(error, SwarmError) else error
+            logger.warning("peer %s: no link for pushing: %s", peer, error, exc_info=fault)
             del self._links[peer]
             for waiting in link.pending:
                 waiting.failed(PeerUnreachable(f"no link to the next hop {peer}: {error}"))

@@ -62,7 +62,7 @@ class Entry:
     @property
     def is_decode(self) -> bool:
         """Whether somebody waits for every such step."""
-        return self.longest <= MAX_DECODE_LENGTH
+        return self.longest <= MAX_DECODE_LENGTH and self.tokens <= MAX_DECODE_TOKENS
 
     @property
     def tokens_left(self) -> int:
@@ -127,9 +127,21 @@ class Scheduler(Generic[E]):
         if (lane := self._lanes.get(entry.session)) is not None:
             lane.is_out = False
 
-    def put_back(self, entry: E) -> None:
-        """The entry, handed out before, is to go on later; its session must not have been dropped."""
+    def has_steps(self, session: Hashable) -> bool:
+        """Whether a session has steps that wait, or one that is handed out."""
+        lane = self._lanes.get(session)
+        return lane is not None and (lane.is_out or bool(lane.waiting))
+
+    def put_back(self, entry: E, *, unused: int = 0) -> None:
+        """The entry, handed out before, is to go on later; its session must not have been dropped.
+
+        Args:
+            entry: Which one.
+            unused: Tokens of what was handed out that did not run.
+        """
         lane = self._lanes[entry.session]
+        self._served[entry.client] -= unused
+        lane.prefilled -= min(unused, lane.prefilled)
         lane.is_out = False
         lane.waiting.appendleft(entry)
         self._num_waiting += 1

@@ -45,6 +45,9 @@ class Session:
         num_sent_now: Of them, answered by the compute thread.
         num_left: Of them, those whose answer the compute thread left to the loop.
         num_finished: Of those left, the ones that the loop has answered.
+        bytes_received: Of activations, in its steps.
+        bytes_done: Of them, in steps that have run.
+        num_finding: Look-ups that are not yet answered.
         last_step_at: Monotonic time of the last step's arrival.
     """
 
@@ -65,6 +68,9 @@ class Session:
     num_sent_now: int = 0
     num_left: int = 0
     num_finished: int = 0
+    bytes_received: int = 0
+    bytes_done: int = 0
+    num_finding: int = 0
     last_step_at: float = 0.0
 
     @property
@@ -111,12 +117,15 @@ class SessionTable:
 
         Raises:
             HopRefused: The id is in use, by another client or by this one.
-            Busy: `--max-sessions` are open.
+            Busy: `--max-sessions` are open, or half as many of this client.
         """
         if session.session_id in self._by_id:
             raise HopRefused("a session with this id is open already")
         if len(self._by_id) >= self._max_sessions:
             raise Busy(f"{self._max_sessions} sessions are open here, no more are taken", retry_after=5.0)
+        own = sum(other.client == session.client for other in self._by_id.values())
+        if own >= max(1, self._max_sessions // 2):
+            raise Busy(f"{own} of the {self._max_sessions} sessions that are taken here are yours", retry_after=5.0)
         self._by_id[session.session_id] = session
 
     def get(self, session_id: bytes) -> Session:
@@ -130,9 +139,11 @@ class SessionTable:
             raise SessionLost(f"session {session_id[:4].hex()} is not open here")
         return session
 
-    def num_waiting_of(self, client: PeerId) -> int:
-        """Return how many steps of one client wait."""
-        return sum(session.steps_waiting for session in self._by_id.values() if session.client == client)
+    def waiting_of(self, client: PeerId) -> tuple[int, int]:
+        """Return how many steps, and bytes of activations, of one client wait."""
+        own = [session for session in self._by_id.values() if session.client == client]
+        steps = sum(session.steps_waiting for session in own)
+        return steps, sum(session.bytes_received - session.bytes_done for session in own)
 
     def remove(self, session_id: bytes) -> Session | None:
         """Forget a session, if it is there, and return it."""

@@ -2,8 +2,7 @@
 
 No thread and no queue here: `Engine` adds works and calls `turn`. What is done is handed to `deliver`.
 
-When pages run out, steps wait for those of others. After `PAGE_PATIENCE` without a page the youngest session of the
-client that holds most is told `Busy`, one at a time, so that the oldest go on and end.
+When pages run out, steps wait for those of others (`swarm.server.page_queue`).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from swarm.errors import Busy, SwarmError
 from swarm.log import get_logger
 from swarm.server.batcher import Batcher
 from swarm.server.meters import Meters
+from swarm.server.page_queue import PageQueue
 from swarm.server.scheduler import Scheduler
 from swarm.server.sessions import Session
 from swarm.server.work import Piece, Run, Work
@@ -39,9 +39,6 @@ FULL_BATCH = {"cuda": 512, "torch": 128, "transformers": 128}
 NATIVE_FULL_BATCH = 32
 """Tokens from which on a kernel is as fast as it gets. No batch is cut shorter; and with as many, further prompts wait
 for the next one, so that the first of them is on its way to the next hop meanwhile."""
-
-PAGE_PATIENCE = 0.5
-"""Seconds that a step waits for pages: the others' sessions end, or else somebody has to give way."""
 
 Deliver = Callable[[Sequence[Work]], None]
 """Gets works that are done, each with its output or error, or stale without either."""
@@ -68,9 +65,7 @@ class Turns:
         self._deliver = deliver
         self._has_news = has_news
         self._prefill: Run | None = None
-        self._blocked: list[Work] = []
-        self._blocked_since = 0.0
-        self._free_when_blocked = 0
+        self._blocked = PageQueue()
         self._sessions: set[Session] = set()  # those with sequences here
         self._decode_seconds = 0.0
 
@@ -81,8 +76,8 @@ class Turns:
 
     @property
     def wants_pages(self) -> bool:
-        """Whether steps wait for pages: a turn is due every `PAGE_PATIENCE`."""
-        return bool(self._blocked)
+        """Whether steps wait for pages: a turn is due in a while, whatever comes."""
+        return len(self._blocked) > 0
 
     @property
     def num_waiting(self) -> int:
@@ -98,16 +93,16 @@ class Turns:
         if self._prefill is not None:
             self._drop_stale(self._prefill)
         waiting = self._scheduler.drop(session.session_id)
-        blocked = [work for work in self._blocked if work.owner is session]
-        self._blocked = [work for work in self._blocked if work.owner is not session]
-        self._finish([*waiting, *blocked])
+        self._finish([*waiting, *self._stale_blocked()])
         self._batcher.release(session)
         self._sessions.discard(session)
 
     def find(self, session: Session, number: int, keys: Sequence[bytes]) -> int:
         """Let a sequence begin with kept pages; return the tokens that it holds then."""
-        if session.is_closed:
-            return 0
+        if self._prefill is not None:
+            self._drop_stale(self._prefill)
+        if session.is_closed or self._scheduler.has_steps(session.session_id):
+            return 0  # it overtakes no step: what those are about must not be replaced under them
         self._sessions.add(session)
         tokens = self._batcher.find(session, number, keys)
         self._meters.prefix_wanted += len(keys) * PAGE_SLOTS
@@ -166,7 +161,7 @@ class Turns:
         over: list[Work] = []
         for work, tokens in self._scheduler.next_prefills(self._budget(now), now, fill=self._full_batch):
             if pieces and work.owner.span != pieces[0].work.owner.span:
-                self._scheduler.put_back(work)
+                self._scheduler.put_back(work, unused=tokens)
             elif (piece := self._begun(work, tokens)) is not None:
                 pieces.append(piece)
             elif work not in self._blocked:
@@ -193,7 +188,7 @@ class Turns:
         try:
             piece = self._batcher.begin(work, tokens)
         except Busy:
-            self._block(work)
+            self._blocked.add(work, num_free=self._cache.free_pages, now=time.monotonic())
             return None
         except Exception as fault:  # the engine's border
             self._batcher.fail(work, fault)
@@ -246,12 +241,18 @@ class Turns:
         now = time.monotonic()
         for work in works:
             if work.error is None and not work.is_stale and work.tokens_left == 0:
-                self._batcher.complete(work)
+                self._complete(work)
             work.ended_at = now
             self._scheduler.finish(work)
             self._meters.num_busy += isinstance(work.error, Busy)
         if works:
             self._deliver(works)
+
+    def _complete(self, work: Work) -> None:
+        try:
+            self._batcher.complete(work)
+        except Exception as fault:  # the engine's border
+            self._batcher.fail(work, fault)
 
     def _drop_stale(self, run: Run) -> None:
         if gone := [piece for piece in run.pieces if piece.work.is_stale]:
@@ -271,28 +272,21 @@ class Turns:
         per_token = self._meters.prefill_seconds(1) * self._num_blocks
         return min(MAX_BUDGET, max(self._full_batch, int(BATCH_SECONDS / per_token)))
 
-    def _block(self, work: Work) -> None:
-        if not self._blocked:
-            self._blocked_since = time.monotonic()
-        self._blocked.append(work)
-        self._free_when_blocked = self._cache.free_pages
+    def _stale_blocked(self) -> list[Work]:
+        gone = self._blocked.take_stale()
+        for work in gone:
+            self._batcher.undo(work)
+        return gone
 
     def _see_to_blocked(self) -> None:
-        """Let the oldest session try again once pages have become free; let the youngest go if they do not."""
-        now = time.monotonic()
-        self._blocked.sort(key=lambda work: work.owner.opened_at)
-        if self._cache.free_pages > self._free_when_blocked:
-            self._blocked_since = now
-            self._scheduler.put_back(self._blocked.pop(0))  # the next one follows if this one finds room
-        elif now - self._blocked_since >= PAGE_PATIENCE:
-            self._blocked_since = now
-            victim = max(self._blocked, key=lambda work: (self._pages_of(work.owner.client), work.owner.opened_at))
-            self._blocked.remove(victim)
+        """Let works that wait for pages try again, or give way."""
+        now, blocked = time.monotonic(), self._blocked
+        gone = self._stale_blocked()
+        if (following := blocked.next(num_free=self._cache.free_pages, now=now)) is not None:
+            self._scheduler.put_back(following)
+        elif (victim := blocked.victim(self._sessions, now=now)) is not None:
             free, pages = self._cache.free_pages, self._cache.num_pages
             victim.error = Busy(f"{free} of {pages} KV pages are free here and others wait for them", retry_after=1.0)
             self._batcher.undo(victim)
-            self._finish([victim])
-
-    def _pages_of(self, client: str) -> int:
-        owned = [session for session in self._sessions if session.client == client]
-        return sum(len(sequence.pages) for session in owned for sequence in session.sequences.values())
+            gone.append(victim)
+        self._finish(gone)

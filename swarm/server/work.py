@@ -30,6 +30,7 @@ class Work(Entry):
         owner: Its session; `session`, by which the scheduler knows it, is the id.
         step: As it came.
         body: Its activations, as they came; dropped once they are read.
+        num_bytes: How many there were.
         hidden: (T, D) what was read.
         is_placed: Whether its sequences were forked and rolled back, which can be done once only.
         outputs: Of the parts that have run, each (tokens, D).
@@ -43,6 +44,7 @@ class Work(Entry):
     owner: Session
     step: Step
     body: bytearray | None
+    num_bytes: int
     hidden: Tensor | None = None
     is_placed: bool = False
     outputs: list[Tensor] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Work(Entry):
             owner=session,
             step=step,
             body=body,
+            num_bytes=len(body),
         )
 
     @property

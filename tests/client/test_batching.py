@@ -116,3 +116,37 @@ def test_many_threads_for_a_while() -> None:
     with ThreadPoolExecutor(12) as pool:
         assert all(pool.map(ask, range(12)))
     assert not batched._queue and not batched._is_led
+
+
+def test_an_interrupt_while_the_head_is_tried_leaves_nobody_waiting() -> None:
+    head = Head()
+    batched = BatchedHead(head, 4)
+    head.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(batched, torch.ones(1, 4))
+        assert head.entered.wait(10)
+        others = [pool.submit(batched, torch.ones(1, 4)) for _ in range(3)]
+        while len(batched._queue) < 3:
+            threading.Event().wait(0.001)
+        calls = iter([KeyboardInterrupt()])
+        real = batched._logits
+
+        def interrupted(hidden: Tensor) -> Tensor:
+            if len(hidden) != 1 and (error := next(calls, None)) is not None:
+                raise error  # Ctrl-C, while it is tried whether rows have the same bits in company
+            return real(hidden)
+
+        batched._logits = interrupted
+        head.gate.set()
+        ends = [future.exception(10) for future in (first, *others)]
+    assert sum(isinstance(end, KeyboardInterrupt) for end in ends) <= 1
+    assert sum(end is None for end in ends) >= 3
+    assert torch.equal(batched(torch.ones(1, 4)), expected(torch.ones(1, 4)))
+
+
+def test_logits_are_ordinary_tensors_whoever_has_computed_them() -> None:
+    batched = BatchedHead(Head(), 4)
+    with torch.inference_mode():
+        hidden = torch.ones(2, 4)
+        logits = batched(hidden)
+    logits[0, 0] = 5.0  # would raise for an inference tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.client.refusals import MAX_JITTER, Refusals, jittered
+from swarm.client.refusals import MAX_JITTER, MIN_REST, Refusals, jittered
 from swarm.errors import Busy, HopRefused
 from swarm.types import PeerId
 
@@ -44,3 +44,7 @@ def test_busy_is_what_is_told_once_the_next_try_would_be_too_late() -> None:
 def test_those_who_were_turned_away_together_come_back_apart() -> None:
     assert len({jittered(1.0) for _ in range(10)}) > 1
     assert all(1.0 <= jittered(1.0) <= 1.0 + MAX_JITTER for _ in range(100))
+
+
+def test_a_hop_that_asks_for_no_time_at_all_is_given_some() -> None:
+    assert jittered(0.0) >= MIN_REST

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import MaxLengthCriteria
 
 from swarm.client import Timeouts, TokenStream
 from swarm.client.bridge import bridge
 from swarm.client.prefixes import extend_hashes
+from swarm.client.steps import MAX_AHEAD
 from swarm.errors import Busy, HopFailed, HopTimeout, PromptTooLong, TokenOutOfRange, UsageError
 from swarm.wire import Step
 from tests.builders import some_ids
@@ -357,3 +359,64 @@ def test_all_logits_of_a_prompt_are_computed_although_it_is_held(swarm: DigestSw
     model, long = swarm.model(), some_ids(50, seed=8, vocab_size=90)[None]
     assert torch.equal(model(long, past_key_values=model.new_cache()).logits, model(long).logits)
     assert model(long).logits.shape[1] == 50
+
+
+class _Exits(LogitsProcessor):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        raise SystemExit("the user's own")
+
+
+class _Widens(LogitsProcessor):
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        return torch.cat([scores, torch.full((1, 5), 1e9)], 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"logits_processor": LogitsProcessorList([_Exits()])}, RuntimeError),
+        ({"logits_processor": LogitsProcessorList([_Widens()])}, UsageError),
+        ({"do_sample": True, "temperature": 1e-40, "seed": 1}, RuntimeError),  # all scores become infinite
+    ],
+    ids=["exit", "wider", "temperature"],
+)
+async def test_nothing_that_one_text_does_ends_another_or_the_thread(
+    swarm: DigestSwarm, options: dict[str, Any], kind: type[Exception]
+) -> None:
+    model = swarm.model()
+    texts = await asyncio.gather(
+        *(read(model.stream(PROMPT, max_new_tokens=20, **own)) for own in ({}, options, {}, options)),
+        return_exceptions=True,
+    )
+    assert texts[0] == texts[2] == text_after(PROMPT, 20)
+    assert isinstance(texts[1], kind) and isinstance(texts[3], kind)
+    assert await read(model.stream(PROMPT, max_new_tokens=5)) == text_after(PROMPT, 5)
+
+
+async def test_a_stream_has_one_reader(swarm: DigestSwarm) -> None:
+    stream = swarm.model().stream(PROMPT, max_new_tokens=30)
+    first = asyncio.create_task(read(stream))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="read already"):
+        await stream.__anext__()
+    assert await first == text_after(PROMPT, 30)
+
+
+def test_a_users_own_length_is_held_against_the_context(swarm: DigestSwarm) -> None:
+    criteria = StoppingCriteriaList([MaxLengthCriteria(CONTEXT + 2)])
+    with pytest.raises(PromptTooLong):
+        swarm.model().stream(PROMPT, max_new_tokens=5, stopping_criteria=criteria)
+
+
+async def test_a_long_prompt_keeps_few_chunks_under_way(swarm: DigestSwarm) -> None:
+    prompt = some_ids(240, vocab_size=90).tolist()  # 30 chunks
+    swarm.is_silent = True
+    stream = swarm.model().stream(prompt, max_new_tokens=2)
+    reader = asyncio.create_task(read(stream))
+    await asyncio.sleep(0.3)
+    assert len(swarm.sessions[0].steps) == MAX_AHEAD
+    await stream.aclose()
+    await reader
+    swarm.is_silent = False
+    assert await read(swarm.model().stream(prompt, max_new_tokens=10)) == text_after(prompt, 10)
+    assert swarm.model().generate(torch.tensor([prompt]), max_new_tokens=10)[0, 240:].tolist() == text_after(prompt, 10)

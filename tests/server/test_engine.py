@@ -233,7 +233,7 @@ async def test_leaving_the_engine_drops_what_still_waits(stack: BlockStack) -> N
     bench = Bench(stack)
     with bench.engine:
         gate, rows = threading.Event(), [Row(0, 0, 0, 200, 0)]
-        asyncio.get_running_loop().call_soon(gate.set)
+        threading.Timer(0.2, gate.set).start()  # leaving waits for what runs
         held = asyncio.ensure_future(bench.engine.call(lambda: gate.wait(20)))
         await asyncio.sleep(0)
         answers = [bench.submit(rows, tokens(200)) for _ in range(50)]

@@ -38,6 +38,7 @@ from swarm.wire import (
     unpack_timings,
 )
 from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.wire.limits import MAX_HOPS
 from swarm.wire.messages import NO_LINEAGE
 from tests.fake_wire import End, Net, join, settle
 
@@ -461,3 +462,59 @@ async def test_one_client_cannot_fill_the_queue_for_all(stack: BlockStack, monke
         refused = [answer for answer in answers if isinstance(answer, Error)]
         assert len(refused) == 4 and all(is_error(answer, Busy, "your steps") for answer in refused)
         assert isinstance((await asyncio.wait_for(other.receiver.queue.get(), 20))[0], Result)
+
+
+async def test_a_step_that_has_passed_too_many_hops_is_refused_before_the_next_one_must(stack: BlockStack) -> None:
+    async with place(stack) as here:
+        await here.ask(OPEN)
+        answer, _ = await here.ask(replace(STEP, times=b"t" * 12 * MAX_HOPS), BODY)
+        assert is_error(answer, HopRefused, "hops already")
+        assert isinstance((await here.ask(replace(STEP, times=b"t" * 12 * (MAX_HOPS - 1)), BODY))[0], Result)
+
+
+async def test_stats_asked_for_again_and_again_are_made_once(
+    stack: BlockStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place(stack) as here:
+        made: list[int] = []
+        stats = here.handler.stats
+        monkeypatch.setattr(here.handler, "stats", lambda: (made.append(1), stats())[1])
+        for _ in range(50):
+            await here.ask(AskStats())
+        assert len(made) == 1
+
+
+async def test_one_client_gets_half_of_the_sessions(stack: BlockStack) -> None:
+    async with place(stack, max_sessions=4) as here:
+        for letter in (b"a", b"b"):
+            await here.ask(replace(OPEN, session=letter * 16))
+        assert is_error((await here.ask(OPEN))[0], Busy, "are yours")
+        assert isinstance((await here.ask(OPEN, over=here.connect("other")))[0], Opened)
+
+
+async def test_next_hops_without_end_are_refused(stack: BlockStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.server.links.MAX_LINKS", 3)
+    async with place(stack, max_sessions=20) as here:
+        here.net.gate = asyncio.Event()
+        answers = [
+            (await here.ask(replace(OPEN, session=bytes([number]) * 16, next_peer=f"peer{number}")))[0]
+            for number in range(5)
+        ]
+        assert [isinstance(answer, Opened) for answer in answers] == [True, True, True, False, False]
+        assert is_error(answers[-1], Busy) and len(here.sessions) == 3
+        here.net.gate.set()
+
+
+async def test_a_dial_that_fails_in_an_unforeseen_way_ends_nothing(
+    stack: BlockStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place(stack) as here:
+
+        def broken(one: str, other: str) -> End:
+            raise RuntimeError("a certificate from another world")
+
+        monkeypatch.setattr(here.net, "dial", broken)
+        await here.ask(replace(OPEN, next_peer="odd"))
+        answer, _ = await here.ask(replace(STEP, route=("odd",)), BODY)
+        assert is_error(answer, PeerUnreachable, "odd")
+        assert isinstance((await here.ask(replace(OPEN, session=b"t" * 16)))[0], Opened)

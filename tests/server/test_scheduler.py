@@ -206,3 +206,23 @@ def test_every_step_is_handed_out_once_and_in_order_or_dropped(actions: list[tup
         for entry in scheduler.drop(number):
             scheduler.finish(entry)
     assert scheduler.num_waiting == 0 and not scheduler._num_steps
+
+
+def test_what_was_handed_out_and_did_not_run_is_not_counted() -> None:
+    scheduler = scheduler_of(prefill("a", 10_000, client="a"), prefill("b", 10_000, client="b"))
+    ran = {"a": 0, "b": 0}
+    for _ in range(20):  # one batch has the blocks of one of them only, as when their routes use other parts of a span
+        (first, tokens), *others = scheduler.next_prefills(300, 0.0)
+        ran[str(first.session)] += tokens
+        first.done += tokens
+        scheduler.put_back(first)
+        for other, unused in others:
+            scheduler.put_back(other, unused=unused)
+    assert abs(ran["a"] - ran["b"]) <= 600
+
+
+def test_many_sequences_at_once_are_no_decode_however_short_each() -> None:
+    huge = Entry(client="c", session="h", tokens=4096, longest=16, arrived_at=0.0)
+    scheduler = scheduler_of(huge, decode("a"))
+    assert sessions(scheduler.next_decodes(0.0)) == ["a"]
+    assert scheduler.next_prefills(512, 0.0) == [(huge, 512)]

@@ -323,3 +323,56 @@ async def test_two_spans_of_one_server_run_side_by_side(stack: BlockStack, kind:
         )
     torch.testing.assert_close(whole, bench.alone(tokens(length)), rtol=0.0, atol=1e-4)
     torch.testing.assert_close(rest, expected, rtol=0.0, atol=1e-4)
+
+
+async def test_a_look_up_overtakes_no_step_of_its_session(stack: BlockStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, hashes = Bench(stack), [b"h" * 16]
+    rows = [Row(number, number, 0, 20, 1) for number in range(10)]
+    other = bench.open()
+    slow(monkeypatch, stack)
+    with bench.engine:
+        whole = bench.submit(rows, tokens(200), marks=b"".join(bytes([number]) * 16 for number in range(10)))
+        await asyncio.sleep(0.01)  # the first rows are under way
+        assert await found(bench, bench.session, hashes) == 0
+        assert await whole is not None
+        assert all(bench.sequences[number].length == 20 for number in range(10))
+        assert await bench.run([Row(0, 0, 0, 3, 3)], tokens(3), session=other) is not None
+        await bench.engine.call(bench.cache.check)
+
+
+async def test_a_step_whose_pages_cannot_be_kept_fails_alone(
+    stack: BlockStack, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench, other = Bench(stack), Bench(stack).open()
+    monkeypatch.setattr(bench.cache, "keep", lambda *args: 1 / 0)
+    with bench.engine:
+        with pytest.raises(HopFailed, match="ZeroDivisionError"):
+            await bench.run([Row(0, 0, 0, 20, 1)], tokens(20), marks=b"m" * 16)
+        assert await bench.run([Row(0, 0, 0, 20, 1)], tokens(20), session=other) is not None
+
+
+async def test_a_blocked_step_that_became_stale_gives_its_place_and_its_pages_back(stack: BlockStack) -> None:
+    bench = Bench(stack, num_pages=8)
+    holder, late = bench.open(), bench.open()
+    with bench.engine:
+        await bench.run([Row(0, 0, 0, 96, 0)], tokens(96), session=holder)  # two pages are left
+        blocked = bench.submit([Row(0, 0, 0, 100, 0)], tokens(100), session=late)
+        await asyncio.sleep(0.05)
+        late.epoch = 1
+        short = bench.submit([Row(0, 0, 0, 20, 20)], tokens(20), epoch=1, session=late)
+        assert await asyncio.wait_for(blocked, 5) is None
+        assert await asyncio.wait_for(short, 5) is not None
+        assert bench.engine.stats().num_busy == 0
+
+
+async def test_bytes_count_until_they_have_run(stack: BlockStack) -> None:
+    bench = Bench(stack)
+    with bench.engine:
+        held = asyncio.ensure_future(bench.engine.call(lambda: time.sleep(0.05)))
+        await asyncio.sleep(0)
+        answers = [bench.submit([Row(0, 0, at, 8, 0)], tokens(8)) for at in range(0, 80, 8)]
+        await asyncio.sleep(0.01)
+        assert bench.engine.stats().bytes_waiting == 80 * 64 * 4
+        await asyncio.gather(held, *answers)
+        assert bench.engine.stats().bytes_waiting == 0
+        assert (bench.session.bytes_done, bench.engine.load) == (80 * 64 * 4, 0)

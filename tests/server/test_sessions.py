@@ -48,7 +48,7 @@ def test_no_more_sessions_than_allowed_are_taken() -> None:
 
 
 def test_only_the_sessions_of_a_channel_end_with_it() -> None:
-    table, client, other = SessionTable(3), End("client"), End("client")
+    table, client, other = SessionTable(6), End("client"), End("client")
     mine, also_mine, his = session(b"a", client), session(b"b", client), session(b"c", other)
     for each in (mine, also_mine, his):
         table.add(each)

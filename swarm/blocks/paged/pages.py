@@ -94,12 +94,11 @@ class PageAllocator:
         """
         if count > self._num_free:
             raise Busy(f"{count} KV pages wanted and {self._num_free} of {self.num_pages} free: try again later")
-        taken: list[int] = []
-        while len(taken) < count:
-            start, end = self._place(count - len(taken), after)
-            self._take(start, end)
-            taken.extend(range(start, end))
-            after = end - 1
+        taken = [] if after is None else self._take_behind(after, count)
+        if len(taken) < count:
+            taken += self._take_widest(count - len(taken))
+        if len(taken) < count:
+            taken += self._take_scattered(count - len(taken))
         return taken
 
     def retain(self, pages: Iterable[int]) -> None:
@@ -126,12 +125,17 @@ class PageAllocator:
         Raises:
             RuntimeError: Something of ours is broken; the message says what.
         """
-        free = [page for start, end in self._runs for page in range(start, end)]
-        if free != [page for page, count in enumerate(self._counts) if count == 0]:
+        opened = self._num_open
+        free = [page for start, end in self._runs for page in range(start, min(end, opened))]
+        if free != [page for page, count in enumerate(self._counts[:opened]) if count == 0] or any(
+            self._counts[opened:]
+        ):
             raise RuntimeError("the free runs and the pages without holder differ")
-        if len(free) != self._num_free or any(a[1] >= b[0] for a, b in pairwise(self._runs)):
+        if sum(end - start for start, end in self._runs) != self._num_free or any(
+            a[1] >= b[0] for a, b in pairwise(self._runs)
+        ):
             raise RuntimeError("the free runs touch, overlap or are miscounted")
-        if self._num_idle != sum(map(self.is_idle, range(self.num_pages))):
+        if self._num_idle != sum(map(self.is_idle, range(opened))):
             raise RuntimeError("the idle pages are miscounted")
         if tables is None:
             return
@@ -144,12 +148,13 @@ class PageAllocator:
         if held != self._counts:
             raise RuntimeError("the holders counted and the tables alive differ")
 
-    def _place(self, count: int, after: int | None) -> tuple[int, int]:
-        """Choose up to `count` consecutive free pages: behind `after`, else where there is room to grow."""
-        if after is not None and (run := self._run_of(after + 1)) is not None:
-            end = min(self._runs[run][1], after + 1 + count)
-            self._num_open = max(self._num_open, end)
-            return after + 1, end
+    def _take_behind(self, after: int, count: int) -> list[int]:
+        """Take up to `count` pages right behind page `after`."""
+        run = self._run_of(after + 1)
+        return [] if run is None else self._take(after + 1, min(self._runs[run][1], after + 1 + count))
+
+    def _take_widest(self, count: int) -> list[int]:
+        """Take up to `count` consecutive pages where there is room to grow; open new ones if there is none."""
         start, end = self._widest()
         while end - start < count and self._num_open < self.num_pages:
             self._num_open = min(self.num_pages, self._num_open + max(FIRST_OPEN, self._num_open // 4))
@@ -158,7 +163,16 @@ class PageAllocator:
         room = end - start
         if start > 0 and room >= 2 * count:
             start += room // 2
-        return start, min(end, start + count)
+        return self._take(start, min(end, start + count))
+
+    def _take_scattered(self, count: int) -> list[int]:
+        """Take `count` pages from the longest runs: none is long enough."""
+        taken: list[int] = []
+        for start, end in sorted(self._runs, key=lambda run: run[0] - run[1]):
+            taken += self._take(start, min(end, start + count - len(taken)))
+            if len(taken) == count:
+                break
+        return taken
 
     def _widest(self) -> tuple[int, int]:
         """Return the longest run of free pages among the open ones, which may be empty."""
@@ -169,13 +183,15 @@ class PageAllocator:
         index = bisect_right(self._runs, (page, self.num_pages + 1)) - 1
         return index if index >= 0 and self._runs[index][0] <= page < self._runs[index][1] else None
 
-    def _take(self, start: int, end: int) -> None:
+    def _take(self, start: int, end: int) -> list[int]:
         index = self._run_of(start)
         assert index is not None
         first, last = self._runs[index]
         self._runs[index : index + 1] = [run for run in ((first, start), (end, last)) if run[0] < run[1]]
         self._counts[start:end] = [1] * (end - start)
         self._num_free -= end - start
+        self._num_open = max(self._num_open, end)
+        return list(range(start, end))
 
     def _give(self, page: int) -> None:
         index = bisect_left(self._runs, (page, page))

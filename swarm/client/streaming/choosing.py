@@ -21,6 +21,8 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from swarm.errors import UsageError
+
 _ROW_WISE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
 """They look at a row's scores only, not at its tokens, and treat each row as if it were alone."""
 
@@ -123,10 +125,10 @@ def _greedy(texts: Sequence[Text], logits: Tensor) -> Sequence[int]:
     return tokens
 
 
-def _warped(texts: Sequence[Text], logits: Tensor) -> Sequence[int]:
+def _warped(texts: Sequence[Text], logits: Tensor) -> Sequence[int | Exception]:
     scores = texts[0].choice.processors(None, logits.to(torch.float32, copy=True))
     probabilities = torch.softmax(scores, -1)  # (B, V)
-    return [_draw(text.choice, probabilities[row : row + 1]) for row, text in enumerate(texts)]
+    return [_drawn(text.choice, probabilities[row : row + 1]) for row, text in enumerate(texts)]
 
 
 def _alone(texts: Sequence[Text], logits: Tensor) -> Sequence[int | Exception]:
@@ -137,15 +139,25 @@ def _one(text: Text, logits: Tensor) -> int | Exception:
     choice = text.choice
     try:
         scores = choice.processors(text.as_tensor(), logits.to(torch.float32, copy=True))  # (1, V)
+        if scores.shape != logits.shape:
+            raise UsageError(f"a logits processor returned {tuple(scores.shape)} scores, not {tuple(logits.shape)}")
         if choice.generator is None:
             return int(scores.numpy().argmax(-1)[0])
-        return _draw(choice, torch.softmax(scores, -1))
-    except Exception as error:  # of the user's own code, or of options that leave no token: told to this stream
+    except BaseException as error:  # of the user's own code: told to this stream
+        return as_exception(error)
+    return _drawn(choice, torch.softmax(scores, -1))
+
+
+def _drawn(choice: Choice, probabilities: Tensor) -> int | Exception:
+    try:
+        return int(torch.multinomial(probabilities, 1, generator=choice.generator))
+    except Exception as error:  # of options, or a hop's numbers, that leave no token: told to this stream
         return error
 
 
-def _draw(choice: Choice, probabilities: Tensor) -> int:
-    return int(torch.multinomial(probabilities, 1, generator=choice.generator))
+def as_exception(error: BaseException) -> Exception:
+    """Return what a reader can be told: his own SystemExit must not end our thread, nor his."""
+    return error if isinstance(error, Exception) else RuntimeError(f"raised while a token was chosen: {error!r}")
 
 
 _WAYS: dict[str, Callable[[Sequence[Text], Tensor], Sequence[int | Exception]]] = {

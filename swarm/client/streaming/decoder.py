@@ -19,6 +19,7 @@ from torch import Tensor
 
 from swarm.blocks import ModelEnds
 from swarm.client.batching import MAX_ROWS, BatchedHead
+from swarm.client.steps import MAX_AHEAD
 from swarm.client.streaming.choosing import choose
 from swarm.client.streaming.generation import Arrival, Attempt
 from swarm.client.streaming.mailbox import Letter, deliver
@@ -58,7 +59,7 @@ class Decoder:
     def begin(self, attempt: Attempt) -> None:
         """Send what the hops do not hold of an attempt's text, and go on from there; any thread may call."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
                 self._thread.start()
         self._inbox.put(attempt)
@@ -108,7 +109,10 @@ class Decoder:
 
     def _prefill(self, attempt: Attempt) -> None:
         """Send the next chunk of a text; the last one's result comes back as all others do."""
-        if attempt.is_ended:
+        if attempt.is_ended or not attempt.num_unsent:
+            return
+        if attempt.generation.is_over:  # while this attempt was made, the one before has finished the text
+            attempt.end(None)
             return
         try:
             self._send([attempt])
@@ -116,7 +120,10 @@ class Decoder:
             self._ending.append((attempt, _told(error)))
         self._end_all()
         if attempt.num_unsent and not attempt.is_ended:
-            self._beginning.append(attempt)
+            attempt.is_paused = True  # before the look: results may come in now
+            if attempt.session.steps.num_under_way < MAX_AHEAD:
+                attempt.is_paused = False
+                self._beginning.append(attempt)
 
     def _decode(self, arrivals: list[Arrival]) -> None:
         """Take a token from each result, and send it on its way."""
@@ -126,11 +133,11 @@ class Decoder:
         try:
             hidden, attempts = self._hidden(arrivals)
             going_on = self._choose(attempts, self._head(hidden), letters) if attempts else []
+            deliver(letters)  # before what follows can fail: a token that was chosen is given
             if going_on:
                 self._send(going_on)
         except Exception as error:  # a fault of ours: it ends these streams and nothing else
             self._ending += [(attempt, _told(error)) for attempt in attempts]
-        deliver(letters)
         self._end_all()  # not before: the last token comes first
 
     def _end_all(self) -> None:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from swarm.client.prefixes import KnownPrefixes, extend_hashes, filled_pages
 from swarm.client.session import Session
-from swarm.client.steps import Waiting
-from swarm.client.streaming.choosing import Text
+from swarm.client.steps import MAX_AHEAD, Waiting
+from swarm.client.streaming.choosing import Text, as_exception
 from swarm.client.streaming.mailbox import Mailbox
 from swarm.errors import SwarmError
 from swarm.wire import Result, Row, Step
@@ -45,8 +45,8 @@ class Generation:
         self.text.ids.append(token)
         try:
             self.is_over = self.text.choice.is_over(self.text)
-        except Exception as error:  # whatever it is, this stream alone is told
-            return error
+        except BaseException as error:  # whatever it is, this stream alone is told
+            return as_exception(error)
         self.tokens.append(token)
         return None
 
@@ -84,9 +84,16 @@ class Attempt:
         ended: What it failed with, once it is over; None at the text's end.
         progress_at: Monotonic time of the latest result.
         num_tokens: New tokens that came of it.
+        is_paused: Whether its prompt waits for steps under way.
     """
 
-    def __init__(self, generation: Generation, session: Session, arrived: Callable[[Arrival], None]) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        session: Session,
+        arrived: Callable[[Arrival], None],
+        more: Callable[[Attempt], None],
+    ) -> None:
         self.generation = generation
         self.session = session
         self.position = session.held.get(0, 0)
@@ -96,7 +103,9 @@ class Attempt:
         self.ended: asyncio.Future[Exception | None] = self.loop.create_future()
         self.progress_at = time.monotonic()
         self.num_tokens = 0
+        self.is_paused = False
         self._arrived = arrived
+        self._more = more
 
     @property
     def num_unsent(self) -> int:
@@ -121,6 +130,9 @@ class Attempt:
     def took(self, waiting: Waiting, result: Result, body: bytearray) -> None:
         """A result came (the session calls this, on the loop)."""
         self.progress_at = time.monotonic()
+        if self.is_paused and self.session.steps.num_under_way <= MAX_AHEAD // 2:
+            self.is_paused = False
+            self._more(self)
         if waiting.kept and not self.is_ended:
             self._arrived(Arrival(self, waiting, result, body))
 

@@ -43,9 +43,15 @@ class Mailbox:
                 if error is not None:
                     raise error
                 return None
+            self.require_no_reader()
             self._waiter = self.loop.create_future()
             await self._waiter
         return self._tokens.popleft()
+
+    def require_no_reader(self) -> None:
+        """Raise RuntimeError if somebody waits for a token, as an asynchronous generator does."""
+        if self._waiter is not None and not self._waiter.done():
+            raise RuntimeError("this stream is being read already")
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -85,11 +85,6 @@ def _asked(model: SwarmForCausalLM, ids: Tensor, rest: dict[str, Any], context: 
     own_criteria = rest.pop("stopping_criteria", None) or StoppingCriteriaList()
     allowed = rest.pop("prefix_allowed_tokens_fn", None)
     config = _config(model, ids, rest)
-    if config.max_length - 1 > context:
-        raise PromptTooLong(
-            f"prompt and new tokens together are {config.max_length}, the model's context is {context}: "
-            "shorten the prompt or lower max_new_tokens"
-        )
     valid = _valid(model, ids, config, mask)
     processors = model._get_logits_processor(
         generation_config=config,
@@ -101,11 +96,17 @@ def _asked(model: SwarmForCausalLM, ids: Tensor, rest: dict[str, Any], context: 
         model_kwargs={} if bool(valid.all()) else {"attention_mask": valid.long()},
     )
     criteria = model._get_stopping_criteria(config, own_criteria, tokenizer=tokenizer)
-    end_tokens, max_length, others = split_criteria(criteria)
+    end_tokens, own_length, others = split_criteria(criteria)
+    max_length = own_length or config.max_length  # the user's own criterion takes the place of the option
+    if max_length - 1 > context:
+        raise PromptTooLong(
+            f"prompt and new tokens together are {max_length}, the model's context is {context}: "
+            "shorten the prompt or lower max_new_tokens"
+        )
     choice = Choice(
         processors=processors,
         generator=_generator(seed) if config.do_sample else None,
-        max_length=max_length or config.max_length,
+        max_length=max_length,
         end_tokens=end_tokens,
         criteria=others,
     )

@@ -79,14 +79,14 @@ async def run_generation(
         hashes = generation.wanted()
         session = await opener.open_session(model, span, (Wanted(0, hashes),) if hashes else ())
         on_open(session)
-        attempt = Attempt(generation, session, decoder.arrived)
+        attempt = Attempt(generation, session, decoder.arrived, decoder.begin)
         try:
             decoder.begin(attempt)
             error = await _wait_ended(attempt, opener.config.timeouts.step)
         finally:
             attempt.is_ended = True
             opener.forget(session)
-        if error is None:
+        if error is None or generation.is_over:
             return
         if attempt.num_tokens:
             deadline = time.monotonic() + limit

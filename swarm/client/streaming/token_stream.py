@@ -32,6 +32,7 @@ class TokenStream(AsyncIterator[int]):
         if self._is_over:
             raise StopAsyncIteration
         mailbox = self._mailbox or self._begin()
+        mailbox.require_no_reader()
         try:
             token = await mailbox.take()
         except BaseException:  # the stream's own fault, or the reader was cancelled
