@@ -105,6 +105,14 @@ def test_options_that_leave_no_token_are_told_to_their_text_alone() -> None:
     assert isinstance(chosen[0], RuntimeError) and chosen[1] == int(LOGITS[1].argmax())
 
 
+def test_a_temperature_too_small_to_divide_by_is_told_to_those_who_asked_for_it() -> None:
+    cold = TemperatureLogitsWarper(1e-40)
+    texts = [Text([1], choice(cold, seed=0)), Text([1], choice()), Text([1], choice(cold, seed=1))]
+    chosen = choose(texts, LOGITS[:3])
+    assert isinstance(chosen[0], RuntimeError) and isinstance(chosen[2], RuntimeError)
+    assert chosen[1] == int(LOGITS[1].argmax())
+
+
 def test_criteria_that_are_known_become_numbers_and_the_others_are_asked() -> None:
     others = MaxTimeCriteria(max_time=1000.0)
     criteria = StoppingCriteriaList([EosTokenCriteria(eos_token_id=[5, 6]), MaxLengthCriteria(max_length=9), others])

@@ -376,9 +376,8 @@ class _Widens(LogitsProcessor):
     [
         ({"logits_processor": LogitsProcessorList([_Exits()])}, RuntimeError),
         ({"logits_processor": LogitsProcessorList([_Widens()])}, UsageError),
-        ({"do_sample": True, "temperature": 1e-40, "seed": 1}, RuntimeError),  # all scores become infinite
     ],
-    ids=["exit", "wider", "temperature"],
+    ids=["exit", "wider"],
 )
 async def test_nothing_that_one_text_does_ends_another_or_the_thread(
     swarm: DigestSwarm, options: dict[str, Any], kind: type[Exception]
