@@ -35,7 +35,7 @@ UNUSED_TIMEOUT = 60.0
 MAX_FINDING = 256
 """Look-ups of one session that wait: one for each prompt of a batch."""
 
-STATS_AGE = 0.2
+STATS_AGE = 0.05
 """Seconds for which the same stats are told to everybody: whoever asks faster costs nothing."""
 
 MAX_STEP_TOKENS = 4096

@@ -10,6 +10,7 @@ import psutil
 from swarm.demo.processes import LocalSwarm
 from swarm.network import NetworkConfig, Peer, parse_addr
 from swarm.network.addresses import peer_id_of
+from swarm.server.handler import STATS_AGE
 from swarm.types import EngineStats
 from swarm.wire import Message, Stats
 from swarm.wire.messages import AskStats
@@ -46,7 +47,8 @@ class Inspector:
         await self._stack.aclose()
 
     async def stats(self) -> list[EngineStats]:
-        """Return what each server tells."""
+        """Return what each server tells, made after this was called."""
+        await asyncio.sleep(1.5 * STATS_AGE)
         found = []
         for channel, ear in zip(self._channels, self._ears, strict=True):
             channel.send(AskStats())
@@ -61,7 +63,7 @@ class Inspector:
         began = loop.time()
         async with asyncio.timeout(timeout):
             while any(stats.sequences or stats.sessions for stats in await self.stats()):
-                await asyncio.sleep(0.02)
+                pass
         return loop.time() - began
 
     def resident(self) -> list[int]:

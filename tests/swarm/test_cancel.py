@@ -12,6 +12,7 @@ import pytest
 from swarm.client import SwarmForCausalLM
 from swarm.demo.processes import LocalSwarm
 from tests.swarm.asking import Inspector
+from tests.swarm.conftest import Swarms
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ from swarm import AutoModelForCausalLM
 
 async def main():
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1], initial_peers=[sys.argv[2]])
-    async for _ in model.stream(list(range(5, 45)), max_new_tokens=200, eos_token_id=-1):
+    async for _ in model.stream(list(range(5, 45)), max_new_tokens=200, eos_token_id=[]):
         print("token", flush=True)
         await asyncio.sleep(0.02)
 
@@ -36,7 +37,7 @@ async def test_a_stream_that_is_left_frees_its_pages_on_all_hops_within_a_second
 ) -> None:
     async with Inspector(tiny_swarm) as inspector:
         await inspector.wait_empty(5)
-        streams = [tiny.stream([index, *PROMPT], max_new_tokens=150, eos_token_id=-1) for index in range(8)]
+        streams = [tiny.stream([index, *PROMPT], max_new_tokens=200, eos_token_id=[]) for index in range(8)]
         for stream in streams:
             async for _ in stream:
                 break
@@ -50,7 +51,7 @@ async def test_a_task_that_is_cancelled_in_the_middle_of_a_prompt_frees_its_page
     tiny: SwarmForCausalLM, tiny_swarm: LocalSwarm
 ) -> None:
     async def read() -> None:
-        async for _ in tiny.stream([index % 120 for index in range(200)], max_new_tokens=50, eos_token_id=-1):
+        async for _ in tiny.stream([index % 120 for index in range(200)], max_new_tokens=50, eos_token_id=[]):
             pass
 
     async with Inspector(tiny_swarm) as inspector:
@@ -86,7 +87,7 @@ async def test_a_client_that_dies_frees_its_pages_on_all_hops_within_a_second(
 
 async def test_a_thousand_streams_given_up_leave_nothing_behind(tiny: SwarmForCausalLM, tiny_swarm: LocalSwarm) -> None:
     async def give_up(index: int) -> None:
-        stream = tiny.stream([index % 120, *PROMPT], max_new_tokens=150, eos_token_id=-1)
+        stream = tiny.stream([index % 120, *PROMPT], max_new_tokens=150, eos_token_id=[])
         left = index % 4
         async for _ in stream:
             left -= 1
@@ -104,3 +105,29 @@ async def test_a_thousand_streams_given_up_leave_nothing_behind(tiny: SwarmForCa
         assert all(stats.pages_used == 0 and stats.waiting == 0 for stats in await inspector.stats())
     for before, after in zip(*sizes, strict=True):
         assert after - before < 0.02 * before
+
+
+UNFINISHED = """
+import asyncio, sys
+from swarm import AutoModelForCausalLM
+
+async def main():
+    model = AutoModelForCausalLM.from_pretrained(initial_peers=[sys.argv[1]])
+    streams = [model.stream(list(range(5, 45 + n)), max_new_tokens=400, eos_token_id=[]) for n in range(12)]
+    for stream in streams:
+        async for _ in stream:
+            break
+    kept.extend(streams)
+
+kept = []
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_ends_with_streams_under_way_ends_in_order(swarms: Swarms) -> None:
+    swarm, _ = swarms(1)
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", UNFINISHED, swarm.addr], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ async def test_ten_thousand_requests_leave_the_servers_as_they_were(
             if left == NUM_REQUESTS // 2:
                 halves.append(inspector.resident())
             prompt = [dice.randrange(3, 128) for _ in range(dice.randrange(2, 40))]
-            answer = [token async for token in tiny.stream(prompt, max_new_tokens=4, eos_token_id=-1)]
+            answer = [token async for token in tiny.stream(prompt, max_new_tokens=4, eos_token_id=[])]
             assert len(answer) == 4
 
     async with Inspector(tiny_swarm) as inspector:

@@ -8,8 +8,10 @@ long one holds nobody up.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -32,6 +34,11 @@ from swarm.wire.codecs import RAW_DTYPES, decode_tensor, encode_tensor
 logger = get_logger(__name__)
 
 Frame = tuple[Message, memoryview]
+
+JOIN_TIMEOUT = 5.0
+"""Seconds for a batch under way when the process ends."""
+
+_living: weakref.WeakSet[Decoder] = weakref.WeakSet()
 
 
 class Decoder:
@@ -62,6 +69,7 @@ class Decoder:
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
                 self._thread.start()
+                _living.add(self)
         self._inbox.put(attempt)
 
     def arrived(self, arrival: Arrival) -> None:
@@ -73,6 +81,11 @@ class Decoder:
     def stop(self) -> None:
         """End the thread, soon; what it still holds is dropped."""
         self._inbox.put(None)
+
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, for so many seconds at most."""
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
 
     def _pass_on(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -207,6 +220,16 @@ class Decoder:
         for attempt in attempts:
             if (broken := attempt.session.broken) is not None:  # before its step was made: nobody else would tell
                 self._ending.append((attempt, broken))
+
+
+@atexit.register
+def _end_threads() -> None:
+    """A thread that the ending interpreter stops in the middle of a tensor operation takes the process down with it."""
+    decoders = tuple(_living)
+    for decoder in decoders:
+        decoder.stop()
+    for decoder in decoders:
+        decoder.join(JOIN_TIMEOUT)
 
 
 def _send_all(channel: Channel, sent: Sequence[tuple[Attempt, Frame]]) -> None:
