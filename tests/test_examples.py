@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from swarm.blocks.native import kernel_name
+from swarm.blocks.native.binding import TORCH
 from swarm.demo.processes import local_swarm
 
 pytestmark = pytest.mark.slow
@@ -48,6 +50,12 @@ def test_chat_keeps_its_session_over_the_turns(addr: str) -> None:
 def test_batch_continues_every_prompt(addr: str) -> None:
     lines = run("batch", addr).strip().splitlines()
     assert [line[:10] for line in lines] == ["The sea is", "My favouri", "Once upon "]
+
+
+def test_streams_give_what_the_batch_gives(addr: str) -> None:
+    streams, batch = run("streams", addr).strip().splitlines(), run("batch", addr).strip().splitlines()
+    assert [line[:10] for line in streams] == ["The sea is", "My favouri", "Once upon "]
+    assert streams == batch or kernel_name() == TORCH  # whose rows' last bits depend on their company
 
 
 def test_hidden_states_shows_a_norm_for_each_token(addr: str) -> None:
