@@ -33,8 +33,10 @@ class Measured:
         tokens: New ones.
         firsts: Seconds to each request's first token.
         gaps: Seconds between tokens after it.
-        decode_seconds: From the last first token to the end, of loads that begin together.
+        decode_seconds: From the last request's first token to the end, of loads that begin together.
         decode_tokens: New tokens in that time.
+        begun: When each request had its first token.
+        arrivals: When each token came.
     """
 
     seconds: float = 0.0
@@ -44,6 +46,8 @@ class Measured:
     gaps: list[float] = field(default_factory=list)
     decode_seconds: float = 0.0
     decode_tokens: int = 0
+    begun: list[float] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)
 
 
 def load_client(addr: str, threads: int) -> Callable[..., dict[str, Any]]:
@@ -110,8 +114,9 @@ async def burst(model: Any, *, sessions: int, prompt: int, new_tokens: int, seed
     began = time.perf_counter()
     await asyncio.gather(*(_stream(model, measured, prompt, new_tokens, dice) for _ in range(sessions)))
     measured.seconds = time.perf_counter() - began
-    measured.decode_seconds = measured.seconds - max(measured.firsts)
-    measured.decode_tokens = measured.tokens - sessions
+    all_decode = max(measured.begun)
+    measured.decode_seconds = began + measured.seconds - all_decode
+    measured.decode_tokens = sum(moment > all_decode for moment in measured.arrivals)
     return measured
 
 
@@ -178,10 +183,12 @@ async def _stream(
         now = time.perf_counter()
         if is_first:
             measured.firsts.append(now - last)
+            measured.begun.append(now)
         else:
             (later if later is not None and later.firsts else measured).gaps.append(now - last)
         last, is_first = now, False
         measured.tokens += 1
+        measured.arrivals.append(now)
     measured.prompt_tokens += prompt
 
 

@@ -17,7 +17,7 @@ async def main(addr: str) -> None:
         ids = tokenizer(prompt)["input_ids"]
         async for token_id in model.stream(ids, max_new_tokens=16, do_sample=False):
             ids.append(token_id)
-        return tokenizer.decode(ids, skip_special_tokens=True)
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
 
     for text in await asyncio.gather(*(read(prompt) for prompt in PROMPTS)):
         print(text.replace("\n", " "))
