@@ -23,7 +23,9 @@ NOTHING = 49151
 """A token that the bundled model never says: as the end of a text it makes all as long as asked."""
 
 
-@pytest.fixture(scope="module", params=["none", pytest.param("int8", marks=pytest.mark.long), "int4"])
+@pytest.fixture(
+    scope="module", params=[*(pytest.param(each, marks=pytest.mark.long) for each in ("none", "int8")), "int4"]
+)
 def quantised(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmForCausalLM]:
     """The bundled model over three servers, in formats whose rows do not depend on each other."""
     if kernel_name() == TORCH:
