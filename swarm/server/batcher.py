@@ -32,7 +32,7 @@ class Batcher:
 
         Raises:
             Busy: Not enough pages; the work may be begun again.
-            SessionLost, BadResult, ProtocolError: It cannot run. In each case nothing is reserved.
+            SessionLost: A row begins beyond what its sequence holds. In each case nothing is reserved.
         """
         if work.hidden is None:
             self._read(work)

@@ -112,7 +112,7 @@ class Engine:
         """Queue a step; it is delivered once it has run, failed, or proved stale.
 
         Raises:
-            Busy: Too many steps or bytes wait, of this client or of all; nothing was queued.
+            Busy: Too many steps or bytes wait; nothing was queued.
         """
         if self.load >= MAX_WAITING or self.bytes_waiting + work.num_bytes > MAX_WAITING_BYTES:
             raise Busy(f"{self.load} steps with {self.bytes_waiting >> 20} MiB wait here: the most that is taken")

@@ -240,10 +240,9 @@ class Handler:
         session = self._sessions.get(message.session)
         if session.owner is not channel:
             raise SessionLost("a session of another client")
-        hashes = [message.hashes[i : i + HASH_BYTES] for i in range(0, len(message.hashes), HASH_BYTES)]
-
         if session.num_finding >= MAX_FINDING:
             raise Busy(f"{session.num_finding} look-ups of this session wait here")
+        hashes = [message.hashes[i : i + HASH_BYTES] for i in range(0, len(message.hashes), HASH_BYTES)]
 
         def found(tokens: int) -> None:
             session.num_finding -= 1

@@ -518,3 +518,26 @@ async def test_a_dial_that_fails_in_an_unforeseen_way_ends_nothing(
         answer, _ = await here.ask(replace(STEP, route=("odd",)), BODY)
         assert is_error(answer, PeerUnreachable, "odd")
         assert isinstance((await here.ask(replace(OPEN, session=b"t" * 16)))[0], Opened)
+
+
+async def test_outputs_of_one_batch_that_go_one_way_leave_in_one_piece(
+    stack: BlockStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place(stack) as here:
+        owner, pieces = here.client.other, list[int]()
+        assert owner is not None
+        owner.loop = asyncio.get_running_loop()
+        send = owner.try_send_now
+        monkeypatch.setattr(owner, "try_send_now", lambda frames: (pieces.append(len(frames)), send(frames))[1])
+        await here.ask(OPEN)
+        await here.ask(replace(OPEN, session=b"t" * 16))
+        gate = threading.Event()
+        held = asyncio.ensure_future(here.engine.call(lambda: gate.wait(20)))
+        await asyncio.sleep(0)
+        for session in (ID, b"t" * 16):
+            here.client.send(replace(STEP, session=session), BODY)
+        await settle()
+        gate.set()
+        await held
+        answers = [(await asyncio.wait_for(here.client.receiver.queue.get(), 20))[0] for _ in range(2)]
+        assert all(isinstance(answer, Result) for answer in answers) and pieces == [2]

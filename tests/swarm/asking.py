@@ -6,7 +6,9 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import psutil
+import torch
 
+from swarm.client import SwarmForCausalLM
 from swarm.demo.processes import LocalSwarm
 from swarm.network import NetworkConfig, Peer, parse_addr
 from swarm.network.addresses import peer_id_of
@@ -69,3 +71,13 @@ class Inspector:
     def resident(self) -> list[int]:
         """Return each server's resident bytes, without its daemon."""
         return [psutil.Process(server.popen.pid).memory_info().rss for server in self._swarm.servers]
+
+
+def free_pages(model: SwarmForCausalLM) -> dict[str, int]:
+    """What each server says when a session is opened."""
+    cache = model.new_cache()
+    model(torch.tensor([[1]]), past_key_values=cache)
+    assert cache.session is not None
+    told = dict(cache.session.free_pages)
+    cache.reset()
+    return {str(peer): pages for peer, pages in told.items()}

@@ -20,22 +20,13 @@ from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm
 from swarm.errors import PromptTooLong, UsageError
 from tests.builders import some_ids
+from tests.swarm.asking import free_pages
 from tests.swarm.prompts import PROMPTS
 from tests.swarm.reference import Reference
 
 pytestmark = pytest.mark.slow
 
 GREEDY: dict[str, Any] = {"do_sample": False, "eos_token_id": []}
-
-
-def free_pages(model: SwarmForCausalLM) -> dict[str, int]:
-    """What each server says when a session is opened."""
-    cache = model.new_cache()
-    model(torch.tensor([[1]]), past_key_values=cache)
-    assert cache.session is not None
-    told = dict(cache.session.free_pages)
-    cache.reset()
-    return {str(peer): pages for peer, pages in told.items()}
 
 
 def wait_for_pages(model: SwarmForCausalLM, expected: dict[str, int], timeout: float = 10.0) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from swarm.client import SwarmForCausalLM, TokenStream
 from swarm.errors import PromptTooLong, TokenOutOfRange, UsageError
 from tests.builders import some_ids
+from tests.swarm.asking import free_pages
 from tests.swarm.prompts import PROMPTS
 from tests.swarm.reference import Reference
 
@@ -28,16 +29,6 @@ async def read(stream: TokenStream) -> list[int]:
 
 def new_tokens(ids: Tensor, text: Tensor) -> list[int]:
     return text[0, ids.shape[1] :].tolist()
-
-
-def free_pages(model: SwarmForCausalLM) -> dict[str, int]:
-    """What each server says when a session is opened."""
-    cache = model.new_cache()
-    model(torch.tensor([[1]]), past_key_values=cache)
-    assert cache.session is not None
-    told = dict(cache.session.free_pages)
-    cache.reset()
-    return {str(peer): pages for peer, pages in told.items()}
 
 
 @pytest.mark.parametrize("prompt", [0, 3, 12])
@@ -129,16 +120,6 @@ async def test_streams_and_threads_side_by_side(tiny: SwarmForCausalLM) -> None:
     streams = [read(tiny.stream(ids, max_new_tokens=30, **GREEDY)) for _ in range(3)]
     texts = await asyncio.gather(*threads, *streams)
     assert [new_tokens(ids, text) if isinstance(text, Tensor) else text for text in texts] == [expected] * 6
-
-
-async def test_a_stream_that_is_left_frees_its_pages_on_all_servers_within_a_second(tiny: SwarmForCausalLM) -> None:
-    before = await asyncio.to_thread(free_pages, tiny)
-    stream = tiny.stream(some_ids(100, seed=9), max_new_tokens=150, **GREEDY)
-    assert isinstance(await anext(stream), int)
-    held = await asyncio.to_thread(free_pages, tiny)
-    assert all(held[peer] < before[peer] for peer in before)
-    await stream.aclose()
-    await wait_until(lambda: free_pages(tiny) == before, timeout=1.0)
 
 
 async def test_a_hundred_streams_cancelled_at_any_moment_leave_nothing(tiny: SwarmForCausalLM) -> None:
