@@ -50,6 +50,15 @@ class ServerState(Enum):
     OFFLINE = "offline"
 
 
+class Reach(Enum):
+    """How others get to a server, as peers that it asked have found; an UNREACHABLE one is never routed."""
+
+    UNKNOWN = "unknown"
+    DIRECT = "direct"
+    RELAYED = "relayed"
+    UNREACHABLE = "unreachable"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRecord:
     """One server's announcement for one model.
@@ -70,6 +79,9 @@ class ServerRecord:
         dtype: Numerics of the activations: "float32", "bfloat16", "float16".
         quant: Weight format: "none", "int8", "int4".
         kernel: What multiplies, which decides about last bits: "avx2", "torch"; empty if not told.
+        reach: See `Reach`.
+        since: Unix time since when it holds `span`, joining included: who came last gives way first.
+        round_trips: Seconds there and back to servers that may come next in a route, as it measured them.
         addrs: Dialable multiaddrs, each with /p2p/ID.
         public_name: What its owner calls it; empty if not told.
         version: Version of the software.
@@ -94,6 +106,9 @@ class ServerRecord:
     version: str
     expires_at: float
     kernel: str = ""
+    reach: Reach = Reach.UNKNOWN
+    since: float = 0.0
+    round_trips: tuple[tuple[PeerId, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,8 @@ from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Ope
 from swarm.wire.codecs import body_bytes
 from swarm.wire.encoding import error_of
 from swarm.wire.limits import HASH_BYTES, MAX_HOPS
-from swarm.wire.messages import NO_LINEAGE, TIMING_BYTES
+from swarm.wire.messages import NO_LINEAGE
+from swarm.wire.rows import TIMING_BYTES
 
 logger = get_logger(__name__)
 

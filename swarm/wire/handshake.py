@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from swarm.errors import VersionMismatch
 from swarm.wire.messages import Hello
 
-OLDEST, NEWEST = 2, 2
+OLDEST, NEWEST = 3, 3
 """Protocol versions that this software speaks."""
 
 

@@ -10,9 +10,8 @@ the channel on which C opened the session. A hop that fails sends Error to C on 
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from swarm.wire.fields import Check, blob, blob_of, counts_of, integer, many, number, one_of, text
 from swarm.wire.limits import (
@@ -28,6 +27,7 @@ from swarm.wire.limits import (
     MAX_TEXT,
     SESSION_BYTES,
 )
+from swarm.wire.rows import TIMING_BYTES, Held, Row
 
 CODECS = ("float32", "bfloat16", "float16", "int8")
 """How a body holds activations; see `swarm.wire.codecs`."""
@@ -38,58 +38,13 @@ NO_SESSION = bytes(SESSION_BYTES)
 NO_LINEAGE = bytes(HASH_BYTES)
 """In an Open: no pages of this session are to be found again."""
 
-_PACKED_TIMING = struct.Struct("<III")
-TIMING_BYTES = _PACKED_TIMING.size
-
 _COUNT = integer(0, 2**63 - 1)
 _SESSION = blob(SESSION_BYTES)
 _PEER = text(128)
 
 
-class Row(NamedTuple):
-    """One sequence's part in a step.
-
-    Attributes:
-        sequence: Number of the sequence within the session.
-        source: Whose slots it starts from: itself, or another (a fork; all forks of a step read
-            the state before the step).
-        position: Slots kept from `source`; everything from here on is dropped, then the row's
-            tokens are appended. Rolling back is therefore implicit.
-        length: Tokens of this row in the body; 0 only forks or rolls back.
-        keep: How many of the last tokens' outputs the client wants back.
-    """
-
-    sequence: int
-    source: int
-    position: int
-    length: int
-    keep: int
-
-
-class Timing(NamedTuple):
-    """What one hop spent on a step, in microseconds.
-
-    Attributes:
-        queue: From the frame's arrival until its compute began.
-        compute: In the blocks.
-        total: From the frame's arrival until the output was handed to the next stream.
-    """
-
-    queue: int
-    compute: int
-    total: int
-
-    def packed(self) -> bytes:
-        """Return the 12 bytes that a hop adds to `times`; what is beyond 71 minutes is cut off."""
-        return _PACKED_TIMING.pack(*(min(max(0, value), 2**32 - 1) for value in self))
-
-
-def unpack_timings(times: bytes) -> tuple[Timing, ...]:
-    """Return what each hop spent, first hop first; only the client asks, so the hops need not."""
-    return tuple(Timing(*values) for values in _PACKED_TIMING.iter_unpack(times))
-
-
 _ROW = counts_of(Row, MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, MAX_POSITION)
+_HELD = counts_of(Held, MAX_ROWS - 1, MAX_POSITION)
 _TIMES = blob_of(TIMING_BYTES, MAX_HOPS)
 _HASHES = blob_of(HASH_BYTES, MAX_HASHES)
 
@@ -271,6 +226,56 @@ class Stats(Message):
     values: tuple[float, ...] = _field(many(number(0, 1e18), MAX_STATS))
 
 
+@dataclass(frozen=True, slots=True)
+class Replay(Message):
+    """Send on what you sent before: the hop behind you is another one from now on, and begins with nothing.
+
+    From the outbox of the session, for each sequence its first tokens, as Steps that keep nothing,
+    to `next_peer` and along `route`. They are numbered from `first` on, the last of them is `last`, whatever lies
+    between. `before`: the state wanted is that before this step, should its forks be made already. Steps of an older
+    epoch are stale. A hop whose outbox does not hold all of this says SessionLost, and has sent nothing.
+    """
+
+    wire_number = 15
+    session: bytes = _field(_SESSION)
+    epoch: int = _field(_COUNT)
+    before: int = _field(_COUNT)
+    first: int = _field(_COUNT)
+    last: int = _field(_COUNT)
+    next_peer: str = _field(_PEER)
+    next_addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
+    route: tuple[str, ...] = _field(many(_PEER, MAX_HOPS))
+    rows: tuple[Held, ...] = _field(many(_HELD, MAX_ROWS))
+    chunk_tokens: int = _field(integer(1, MAX_POSITION))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving(Message):
+    """From a server: move this session elsewhere soon, for we leave or change our blocks. Until then it goes on."""
+
+    wire_number = 16
+    session: bytes = _field(_SESSION)
+
+
+@dataclass(frozen=True, slots=True)
+class DialBack(Message):
+    """Try to reach me, on fresh connections, at these addresses; answered by DialedBack with the same nonce."""
+
+    wire_number = 17
+    nonce: int = _field(_COUNT)
+    addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
+
+
+@dataclass(frozen=True, slots=True)
+class DialedBack(Message):
+    """Those of the addresses at which the receiver was reached; `text` says why the others failed."""
+
+    wire_number = 18
+    nonce: int = _field(_COUNT)
+    addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
+    text: str = _field(text(MAX_TEXT), "")
+
+
 KINDS: tuple[type[Message], ...] = (
     Hello,
     Ping,
@@ -286,4 +291,8 @@ KINDS: tuple[type[Message], ...] = (
     Found,
     AskStats,
     Stats,
+    Replay,
+    Leaving,
+    DialBack,
+    DialedBack,
 )

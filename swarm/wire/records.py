@@ -11,7 +11,7 @@ from typing import cast
 import msgpack
 
 from swarm.errors import ProtocolError
-from swarm.types import PeerId, ServerRecord, ServerState, Span
+from swarm.types import PeerId, Reach, ServerRecord, ServerState, Span
 from swarm.wire.fields import Check, integer, many, number, one_of, text
 from swarm.wire.limits import MAX_ADDRS, MAX_BLOCKS, MAX_TEXT
 
@@ -19,6 +19,16 @@ RECORD_VERSION = 1
 
 MAX_RECORD_BYTES = 64 * 1024
 """4,096 block digests of 16 characters fit; anything longer is no record of ours."""
+
+MAX_ROUND_TRIPS = 16
+"""Of a record: a server's likely next hops are few."""
+
+
+def _round_trip(value: object) -> tuple[str, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProtocolError(f"{value!r:.40} is no peer and its round trip")
+    return text(128)(value[0]), number(0, 3600)(value[1])
+
 
 _PER_SECOND = number(0, 1e12)
 _FIELDS: tuple[tuple[str, Check], ...] = (
@@ -40,6 +50,9 @@ _FIELDS: tuple[tuple[str, Check], ...] = (
     ("public_name", text(64)),
     ("version", text(64)),
     ("kernel", text(32)),
+    ("reach", one_of(*(reach.value for reach in Reach))),
+    ("since", number(0, 1e12)),
+    ("round_trips", many(_round_trip, MAX_ROUND_TRIPS)),
 )
 
 _NUM_REQUIRED = 17
@@ -50,6 +63,7 @@ def encode_record(record: ServerRecord) -> bytes:
     """Return the bytes of `record`; the expiry is not in them, the directory keeps it beside."""
     values = {name: getattr(record, name, None) for name, _ in _FIELDS}
     values |= {"start": record.span.start, "end": record.span.end, "state": record.state.value}
+    values["reach"] = record.reach.value
     return cast(bytes, msgpack.packb([RECORD_VERSION, *(values[name] for name, _ in _FIELDS)]))
 
 
@@ -68,6 +82,8 @@ def decode_record(packed: bytes, *, expires_at: float) -> ServerRecord:
         raise ProtocolError(f"record with {len(checked['digests'])} digests for {end - start} blocks")
     checked["state"] = ServerState(checked["state"])
     checked["peer"] = PeerId(checked["peer"])
+    if "reach" in checked:
+        checked["reach"] = Reach(checked["reach"])
     return ServerRecord(span=Span(start, end), expires_at=expires_at, **checked)
 
 

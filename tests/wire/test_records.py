@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import ProtocolError
-from swarm.types import PeerId, ServerRecord, ServerState, Span
+from swarm.types import PeerId, Reach, ServerRecord, ServerState, Span
 from swarm.wire.records import MAX_RECORD_BYTES, decode_record, encode_record
 
 RECORD = ServerRecord(
@@ -32,8 +32,11 @@ RECORD = ServerRecord(
     version="0.1.0",
     expires_at=1234.5,
     kernel="avx2",
+    reach=Reach.RELAYED,
+    since=1000.5,
+    round_trips=((PeerId("12D3KooWSomebody"), 0.08),),
 )
-NUM_FIELDS, NUM_REQUIRED = 19, 18
+NUM_FIELDS, NUM_REQUIRED = 22, 18
 
 
 def values_of(record: ServerRecord) -> list[Any]:
@@ -54,7 +57,9 @@ def test_surplus_fields_of_a_newer_server_are_ignored() -> None:
 
 def test_a_record_of_an_older_server_has_the_defaults_of_later_fields() -> None:
     packed = msgpack.packb(values_of(RECORD)[:NUM_REQUIRED])
-    assert decode_record(packed, expires_at=1234.5) == replace(RECORD, kernel="")
+    assert decode_record(packed, expires_at=1234.5) == replace(
+        RECORD, kernel="", reach=Reach.UNKNOWN, since=0.0, round_trips=()
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,6 +81,12 @@ def test_a_record_of_an_older_server_has_the_defaults_of_later_fields() -> None:
         (15, ["/ip4/1.2.3.4"] * 17),
         (16, "\x1b]0;owned\x07"),
         (18, "x" * 33),
+        (19, "perhaps"),
+        (20, -1.0),
+        (21, [["a"]]),
+        (21, [["a", -0.1]]),
+        (21, [["a", 0.1]] * 17),
+        (21, ["ab"]),
     ],
 )
 def test_a_record_with_one_field_out_of_range_is_refused(position: int, value: object) -> None:
