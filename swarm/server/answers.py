@@ -18,7 +18,6 @@ from swarm.server.links import Links
 from swarm.server.work import Work
 from swarm.types import PeerId
 from swarm.wire import Message, Prepared, Result, Step, Timing
-from swarm.wire.codecs import encode_tensor
 from swarm.wire.encoding import error_of
 
 logger = get_logger(__name__)
@@ -40,8 +39,8 @@ class Answers:
         for work in works:
             session = work.owner
             if work.error is not None or session.num_left != session.num_finished:
-                left.append((work, None if work.output is None else _packed(work)))
-            elif work.output is None:
+                left.append((work, None if work.answer is None else _packed(work)))
+            elif work.answer is None:
                 session.num_sent_now += 1  # stale: nobody waits for it
             else:
                 way = session.next_peer if work.step.route else session.owner
@@ -111,10 +110,9 @@ def send(channel: Channel, message: Message) -> None:
 
 
 def _packed(work: Work) -> Frame:
-    """Encode the output and the times."""
-    assert work.output is not None
-    body = encode_tensor(work.output, work.owner.codec)
+    """Return the answer behind its header, with the times."""
+    assert work.answer is not None
     prepared = work.prepared or prepare(work)
     now = time.monotonic()
     seconds = (work.started_at - work.arrived_at, work.ended_at - work.started_at, now - work.arrived_at)
-    return prepared.with_times(work.step.times + Timing(*(round(1e6 * each) for each in seconds)).packed()), body
+    return prepared.with_times(work.step.times + Timing(*(round(1e6 * each) for each in seconds)).packed()), work.answer

@@ -15,7 +15,7 @@ from swarm.errors import BadResult, HopFailed, SessionLost, SwarmError
 from swarm.log import get_logger
 from swarm.server.sessions import Session
 from swarm.server.work import Piece, Run, Work, rows_between
-from swarm.wire.codecs import decode_tensor
+from swarm.wire.codecs import decode_tensor, encode_tensor
 
 logger = get_logger(__name__)
 
@@ -94,11 +94,14 @@ class Batcher:
             piece.work.done += piece.tokens
 
     def complete(self, work: Work) -> None:
-        """Take a work's output together, and keep the pages it has filled under its marks."""
+        """Take a work's output together, as it is sent, and keep what may be wanted again: that, and marked pages."""
         if work.step.marks:
             for row, first, keys in work.marked_pages():
                 self._cache.keep(work.owner.sequences[row.sequence], first, keys)
-        work.output = work.kept()
+        codec = work.owner.codec
+        work.answer = encode_tensor(work.kept(), codec)
+        if work.step.route:
+            work.owner.outbox.append(work.step.rows, work.answer)
 
     def fail(self, work: Work, fault: Exception) -> None:
         """Undo a work and note why."""
@@ -123,6 +126,7 @@ class Batcher:
         sequence = self._cache.find(keys)
         self.release_one(session, number)
         session.sequences[number] = sequence
+        session.outbox.begin(number, sequence.length)
         return sequence.length
 
     def release_one(self, session: Session, number: int) -> None:
@@ -149,12 +153,14 @@ class Batcher:
     def _place_sequences(self, work: Work) -> None:
         """Make each row's sequence hold its first `position` tokens, of its own or of its source.
 
-        All forks of a step see the state before it, as when beams trade places: fork first, replace then.
+        All forks of a step see the state before it, as when beams trade places: fork first, replace then. In
+        another try of the step they are there already.
         """
         sequences, fresh = work.owner.sequences, dict[int, PageTable]()
+        outbox, step = work.owner.outbox, work.step
         try:
-            for row in work.step.rows:
-                if row.sequence != row.source:
+            for row in step.rows:
+                if row.sequence != row.source and not outbox.has_forked(step.step):
                     fresh[row.sequence] = self._cache.fork(_find(sequences, row.source), row.position)
                 elif row.sequence not in sequences:
                     fresh[row.sequence] = self._cache.new_sequence()
@@ -165,9 +171,10 @@ class Batcher:
         for number, sequence in fresh.items():
             self.release_one(work.owner, number)
             sequences[number] = sequence
+        outbox.place(step.step, step.rows)
         work.is_placed = True
-        for row in work.step.rows:
-            if row.length == 0 or len(work.step.rows) > 1:
+        for row in step.rows:
+            if row.length == 0 or len(step.rows) > 1:
                 self._cache.prepare(sequences[row.sequence], row.position, 0)
 
 

@@ -17,13 +17,15 @@ from typing import TypeVar
 import torch
 
 from swarm.blocks import BlockStack, KVCache
-from swarm.errors import Busy, HopFailed
+from swarm.errors import Busy, HopFailed, SwarmError
 from swarm.log import get_logger
+from swarm.server.outboxes import replayed
 from swarm.server.page_queue import PATIENCE
 from swarm.server.sessions import Session
 from swarm.server.turns import Deliver, Turns
 from swarm.server.work import Work
 from swarm.types import EngineStats
+from swarm.wire import Replay
 
 logger = get_logger(__name__)
 
@@ -128,6 +130,22 @@ class Engine:
             self._loop.call_soon_threadsafe(found, tokens)
 
         self._inbox.put(begin)
+
+    def replay(self, session: Session, message: Replay, failed: Callable[[SwarmError], None]) -> None:
+        """Send a session's output on again; `failed` is called on the event loop if it is not held any more."""
+
+        def send() -> None:
+            if message.epoch < session.epoch:
+                return  # given up meanwhile, or closed
+            try:
+                works = replayed(session, message)
+            except SwarmError as error:
+                self._loop.call_soon_threadsafe(failed, error)
+                return
+            session.num_replayed += len(works)
+            self._deliver(works)
+
+        self._inbox.put(send)
 
     def release(self, session: Session) -> None:
         """Drop what a session has here, its steps and its pages; the batch it may be in goes on without it."""

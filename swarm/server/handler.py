@@ -21,7 +21,7 @@ from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
 from swarm.server.work import Work, num_filled
 from swarm.types import EngineStats, PeerId, Span
-from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Open, Opened, Stats, Step
+from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Open, Opened, Replay, Stats, Step
 from swarm.wire.codecs import body_bytes
 from swarm.wire.encoding import error_of
 from swarm.wire.limits import HASH_BYTES, MAX_HOPS
@@ -35,6 +35,9 @@ UNUSED_TIMEOUT = 60.0
 
 MAX_FINDING = 256
 """Look-ups of one session that wait: one for each prompt of a batch."""
+
+MAX_REPLAYS = 256
+"""Of one session: each may send all that it holds to a peer of the client's choice."""
 
 STATS_AGE = 0.05
 """Seconds for which the same stats are told to everybody: whoever asks faster costs nothing."""
@@ -119,6 +122,8 @@ class Handler:
                 self._guard(channel, message.session, 0, partial(self._cancel, message))
             case Find():
                 self._guard(channel, message.session, 0, partial(self._find, channel, message))
+            case Replay():
+                self._guard(channel, message.session, message.first, partial(self._replay, channel, message))
             case AskStats():
                 send(channel, self._told_stats())
             case Close():
@@ -254,6 +259,21 @@ class Handler:
             found(0)
         else:
             self._engine.find(session, message.sequence, hashes, found)
+
+    def _replay(self, channel: Channel, message: Replay) -> None:
+        session = self._sessions.get(message.session)
+        if session.owner is not channel:
+            raise SessionLost("a session of another client")
+        if session.num_replays >= MAX_REPLAYS:
+            raise HopRefused(f"the hop after this one was replaced {session.num_replays} times: open the session anew")
+        session.num_replays += 1
+        session.epoch = max(session.epoch, message.epoch)
+        session.last_step_at = time.monotonic()
+        assert self._links is not None
+        self._links.warm(PeerId(message.next_peer), message.next_addrs)
+        session.next_peer, session.next_addrs = PeerId(message.next_peer), message.next_addrs
+        failed = lambda error: send(channel, error_of(error, session=message.session, step=message.first))  # noqa: E731
+        self._engine.replay(session, message, failed)
 
     def _cancel(self, message: Cancel) -> None:
         session = self._sessions.get(message.session)

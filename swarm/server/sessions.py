@@ -18,6 +18,7 @@ from swarm.blocks import PageTable
 from swarm.errors import Busy, HopRefused, SessionLost
 from swarm.network import Channel
 from swarm.types import PeerId, Span
+from swarm.wire.outbox import Outbox
 
 ENDED = 1 << 63
 """An epoch beyond all that can be sent."""
@@ -40,8 +41,11 @@ class Session:
         lineage: See `Open`; None if its pages are not to be found again.
         opened_at: Monotonic time.
         sequences: By number; touched by the compute thread only.
+        outbox: What was sent on to the next hop; the compute thread's, too.
         epoch: Steps of an older epoch are stale.
         num_received: Steps received.
+        num_replays: How often its outbox was sent again.
+        num_replayed: Steps that were made for that.
         num_sent_now: Of them, answered by the compute thread.
         num_left: Of them, those whose answer the compute thread left to the loop.
         num_finished: Of those left, the ones that the loop has answered.
@@ -63,8 +67,11 @@ class Session:
     lineage: bytes | None = None
     opened_at: float = 0.0
     sequences: dict[int, PageTable] = field(default_factory=dict)
+    outbox: Outbox = field(default_factory=Outbox)
     epoch: int = 0
     num_received: int = 0
+    num_replays: int = 0
+    num_replayed: int = 0
     num_sent_now: int = 0
     num_left: int = 0
     num_finished: int = 0
@@ -85,7 +92,7 @@ class Session:
     @property
     def steps_waiting(self) -> int:
         """Steps received and not yet answered."""
-        return self.num_received - self.num_sent_now - self.num_finished
+        return self.num_received + self.num_replayed - self.num_sent_now - self.num_finished
 
     def keys(self, hashes: Sequence[bytes]) -> list[bytes]:
         """Return under what pages of these hashes are kept."""

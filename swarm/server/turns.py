@@ -15,6 +15,7 @@ from swarm.errors import Busy, SwarmError
 from swarm.log import get_logger
 from swarm.server.batcher import Batcher
 from swarm.server.meters import Meters
+from swarm.server.outboxes import OutboxBudget
 from swarm.server.page_queue import PageQueue
 from swarm.server.scheduler import Scheduler
 from swarm.server.sessions import Session
@@ -62,6 +63,7 @@ class Turns:
         self._scheduler: Scheduler[Work] = Scheduler()
         self._batcher = Batcher(stack, cache)
         self._meters = Meters()
+        self._outboxes = OutboxBudget()
         self._deliver = deliver
         self._has_news = has_news
         self._prefill: Run | None = None
@@ -251,6 +253,8 @@ class Turns:
     def _complete(self, work: Work) -> None:
         try:
             self._batcher.complete(work)
+            if work.step.route and work.answer is not None:
+                self._outboxes.added(len(work.answer), self._sessions)
         except Exception as fault:  # the engine's border
             self._batcher.fail(work, fault)
 

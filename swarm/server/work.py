@@ -37,7 +37,7 @@ class Work(Entry):
         prepared: The answer's header, if the event loop has had time for it.
         started_at: When its first part began, monotonic.
         ended_at: When its last part ended.
-        output: (kept tokens, D), what travels on; None if the step proved stale, or failed.
+        answer: What travels on, in the session's codec; None if the step proved stale, or failed.
         error: Why it failed.
     """
 
@@ -51,7 +51,7 @@ class Work(Entry):
     prepared: Prepared | None = None
     started_at: float = 0.0
     ended_at: float = 0.0
-    output: Tensor | None = None
+    answer: memoryview | None = None
     error: SwarmError | None = None
 
     @classmethod

@@ -2,7 +2,7 @@
 
 Raw formats are the tensor's own little-endian bytes; bf16 stays 2 bytes. `int8` stores, for each
 token and group of 64 channels, codes and a float32 scale = max|x| / 127: the error of a channel
-is at most half a scale, that is max|x of its group| / 254.
+is at most half a scale, that is max|x of its group| / 254. Each token's bytes are consecutive in all formats.
 """
 
 from __future__ import annotations
@@ -73,13 +73,14 @@ def _encode_int8(hidden: Tensor) -> memoryview:
     scales = grouped.abs().amax(-1).div_(127.0)  # (T, groups)
     divisors = torch.where(scales > 0, scales, torch.ones_like(scales))
     codes = (grouped / divisors.unsqueeze(-1)).round_().to(torch.int8)
-    return memoryview(bytes(_view(scales)) + bytes(_view(codes)))
+    # Token by token, so that bodies can be cut and joined.
+    return _view(torch.cat([scales.view(torch.uint8), codes.view(tokens, -1).view(torch.uint8)], 1))  # (T, bytes)
 
 
 def _decode_int8(body: bytearray | bytes, tokens: int, hidden_size: int) -> Tensor:
     groups = -(-hidden_size // INT8_GROUP)
     writable = body if isinstance(body, bytearray) else bytearray(body)
-    split = tokens * groups * 4
-    scales = torch.frombuffer(writable, dtype=torch.float32, count=tokens * groups).view(tokens, groups, 1)
-    codes = torch.frombuffer(writable, dtype=torch.int8, offset=split).view(tokens, groups, INT8_GROUP)
+    rows = torch.frombuffer(writable, dtype=torch.uint8).view(tokens, -1)  # (T, bytes)
+    scales = rows[:, : groups * 4].contiguous().view(torch.float32).unsqueeze(-1)  # (T, groups, 1)
+    codes = rows[:, groups * 4 :].contiguous().view(torch.int8).view(tokens, groups, INT8_GROUP)
     return (codes.float() * scales).view(tokens, -1)[:, :hidden_size].contiguous()  # (T, D)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 _PACKED_TIMING = struct.Struct("<III")
 TIMING_BYTES = _PACKED_TIMING.size
 
+TRY_BITS = 8
+"""The lowest bits of a step's number count its tries: hops make the forks of a step once, however often it is tried."""
+
 
 class Row(NamedTuple):
     """One sequence's part in a step.

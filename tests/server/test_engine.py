@@ -21,7 +21,8 @@ from swarm.server.sessions import Session
 from swarm.server.work import Work
 from swarm.types import PeerId, Span
 from swarm.wire import Row, Step
-from swarm.wire.codecs import encode_tensor
+from swarm.wire.codecs import decode_tensor, encode_tensor
+from swarm.wire.rows import TRY_BITS
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
 """float32 matmuls of few rows and of many differ in the last bits; the outputs here are around ten."""
@@ -29,6 +30,10 @@ CLOSE = {"rtol": 0.0, "atol": 1e-4}
 
 def tokens(count: int, *, seed: int = 0) -> Tensor:
     return torch.randn(count, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def read(answer: memoryview) -> Tensor:
+    return decode_tensor(bytes(answer), "float32", tokens=len(answer) // 256, hidden_size=64)
 
 
 class Bench:
@@ -40,6 +45,7 @@ class Bench:
         self.engine = Engine(stack, self.cache, threads=1)
         self.engine.deliver_to(self.deliver)
         self.session = self.open()
+        self.num_steps = 0
         self.waiting: dict[Work, asyncio.Future[Tensor | None]] = {}
 
     @property
@@ -70,7 +76,7 @@ class Bench:
         if work.error is not None:
             answer.set_exception(work.error)
         else:
-            answer.set_result(work.output)
+            answer.set_result(None if work.answer is None else read(work.answer))
 
     def submit(
         self,
@@ -85,7 +91,9 @@ class Bench:
         session = session or self.session
         answer: asyncio.Future[Tensor | None] = asyncio.get_running_loop().create_future()
         route = ("next",) if keeps_all else ()
-        step = Step(session.session_id, 1, epoch, "float32", tuple(rows), route, marks)
+        self.num_steps += 1
+        number = self.num_steps << TRY_BITS
+        step = Step(session.session_id, number, epoch, "float32", tuple(rows), route, marks)
         body = bytearray(encode_tensor(hidden, "float32"))
         work = Work.of(session, step, body, tokens=sum(row.length for row in rows), arrived_at=time.monotonic())
         self.waiting[work] = answer
