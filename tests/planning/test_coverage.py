@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from swarm.planning import coverage, format_spans, missing_spans
 from swarm.planning.coverage import EXPECTED
-from swarm.types import ServerState, Span
+from swarm.types import Reach, ServerState, Span
 from tests.planning.views import record, view
 
 
@@ -44,6 +44,12 @@ def test_missing_spans_are_exactly_the_blocks_that_nobody_holds(
 def test_blocks_of_excluded_and_leaving_servers_are_missing() -> None:
     seen = view(record("a", 0, 5), record("b", 5, 8, state=ServerState.DRAINING), record("c", 8, 10))
     assert missing_spans(seen, Span(0, 10), excluded={"c"}) == (Span(5, 10),)
+
+
+def test_what_an_unreachable_server_holds_counts_for_nothing() -> None:
+    seen = view(record("a", 0, 5), record("b", 5, 8, reach=Reach.UNREACHABLE), record("c", 8, 10, reach=Reach.RELAYED))
+    assert missing_spans(seen, Span(0, 10)) == (Span(5, 8),)
+    assert [amount > 0 for amount in coverage(seen, 10)] == [True] * 5 + [False] * 3 + [True] * 2
 
 
 def test_spans_are_written_as_a_person_reads_them() -> None:
