@@ -91,12 +91,12 @@ async def hidden(addr: str, *, sessions: int, prompt: int, steps: int) -> Measur
     try:
         opened = [await connection.open_session(model, Span(0, checkpoint.config.num_blocks)) for _ in range(sessions)]
         tokens = torch.randn(prompt, size).to(torch.bfloat16)
-        await asyncio.gather(*(session.step([Row(0, 0, 0, prompt, 1)], tokens) for session in opened))
+        await asyncio.gather(*(connection.step(session, [Row(0, 0, 0, prompt, 1)], tokens) for session in opened))
 
         async def decode(session: Any) -> None:
             for position in range(prompt, prompt + steps):
                 began = time.perf_counter()
-                await session.step([Row(0, 0, position, 1, 1)], tokens[:1])
+                await connection.step(session, [Row(0, 0, position, 1, 1)], tokens[:1])
                 measured.gaps.append(time.perf_counter() - began)
 
         began = time.perf_counter()

@@ -25,6 +25,7 @@ SwarmError
     ├── BlocksMissing         nobody serves some blocks
     ├── HopLost               the stream to a hop ended
     ├── HopTimeout            no result within the step's deadline
+    ├── HopLeaving            a server asks for its sessions to be moved
     ├── SessionLost           the server does not know this session (any more)
     └── Busy                  no room now; try again after `retry_after` seconds
 
@@ -203,6 +204,12 @@ class Busy(UnavailableError):
     def __init__(self, text: str, *, retry_after: float = 1.0) -> None:
         super().__init__(text)
         self.retry_after = retry_after
+
+
+class HopLeaving(UnavailableError):
+    """A server is about to leave, or to change its blocks: its sessions are to be moved; until then it serves."""
+
+    code = 57
 
 
 def _leaves(root: type[SwarmError]) -> dict[int, type[SwarmError]]:

@@ -5,8 +5,9 @@ a cache into positions: a step begins where the cache ends, `crop` moves that pl
 `reorder_cache` makes a row start from another row's slots. Nothing of this costs a message: it
 travels with the next step. Padding stays here: hops see each row's real tokens only.
 
-A step that failed may be tried again, for it begins at the same position. Not so one that forks
-(rows start from others'): which hops made the forks is unknown, so the session is given up then.
+Hops that fail are replaced beneath this (`swarm.client.mending`). A step that failed for good may be tried again, for
+it begins at the same position. Not so one that forks (rows start from others'): which hops made the forks is unknown,
+so the session is given up then.
 
 A busy hop is waited for. If all tokens are known the session is closed meanwhile, so that its pages
 are free on all hops, and the next one begins with the whole text; else the step is tried again.
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from swarm.client.opening import Wanted
+from swarm.client.opening import Wanted, bodies_of
 from swarm.client.prefixes import extend_hashes, filled_pages
 from swarm.client.session import Session
 from swarm.client.source import Hashes, SessionSource
@@ -211,7 +212,9 @@ class RemoteCache(Cache):
         for row in rows:
             text = texts.of(row.sequence)  # what is kept must be computed
             if row.keep and (hashes := prefixes.wanted(text[: len(text) - row.keep + 1])):
-                wanted.append(Wanted(row.sequence, hashes))
+                embed = self._source.ways.embed
+                body = None if embed is None else bodies_of(embed, text)
+                wanted.append(Wanted(row.sequence, hashes, body))
         return wanted
 
     def _replayed(self, rows: list[Row], texts: Texts) -> tuple[list[Row], Tensor]:

@@ -16,15 +16,17 @@ class Timeouts:
     Attributes:
         join: For the first of the initial peers to answer.
         coverage: For servers of all blocks to appear, before `BlocksMissing`.
-        open: For a hop to be dialled and to accept a session.
+        open: For a hop to accept a session.
         step: For a step's result; each chunk of a long prompt that comes back starts it anew.
+        mend: For a step to get a result while hops are replaced, one after another.
         busy: For a busy hop to have room again, while there is no progress, before `Busy`.
     """
 
     join: float = 10.0
-    coverage: float = 10.0
-    open: float = 15.0
+    coverage: float = 8.0
+    open: float = 5.0
     step: float = 60.0
+    mend: float = 60.0
     busy: float = 30.0
 
 

@@ -10,23 +10,34 @@ import os
 import time
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from swarm.client.config import ClientConfig
+from swarm.client.legs import Leg, numerics_of
+from swarm.client.mending import Mender
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
+from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
 from swarm.client.session import Session
+from swarm.client.step_run import StepRun
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, Busy, ModelNotFound, SwarmError, UsageError
+from swarm.errors import BlocksMissing, Busy, HopLeaving, HopTimeout, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
-from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
-from swarm.types import Hop, ModelEntry, PeerId, Span, View
-from swarm.wire import Message
+from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
+from swarm.wire import Message, Row
 
 logger = get_logger(__name__)
 
-POLL_INTERVAL = 0.5
-"""Seconds between looks at the directory while blocks are missing."""
+LOOK_INTERVAL = 0.25
+"""Seconds between looks at sessions that wait."""
+
+STALL = 1.0
+"""Seconds without a sign of a step after which its hops are asked whether they live."""
+
+SILENCE = 1.5
+"""Seconds that they have to answer: an event loop needs milliseconds, on a busy machine a fraction of one."""
 
 
 class Connection:
@@ -44,7 +55,9 @@ class Connection:
         self._peer: Peer | None = None
         self._directory: Directory | None = None
         self._sessions: dict[bytes, Session] = {}
-        self._views: dict[str, tuple[float, View]] = {}
+        self._routes: Routes | None = None
+        self._mender: Mender | None = None
+        self._asked: dict[Channel, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._pid = os.getpid()
 
@@ -98,7 +111,7 @@ class Connection:
         Raises:
             BlocksMissing: Some blocks stayed without a server for the coverage timeout.
         """
-        return (await self._plan(model, span, excluded={}))[0]
+        return (await self._plan(model, span, refused={}))[0]
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         """Open a session through `span`, over the best route whose hops accept.
@@ -119,7 +132,7 @@ class Connection:
         while True:
             now = time.monotonic()
             try:
-                hops, view = await self._plan(model, span, excluded=refusals.now(now))
+                hops, view = await self._plan(model, span, refused=refusals.now(now))
             except BlocksMissing:
                 until = refusals.until(now)
                 if until is None:
@@ -134,6 +147,27 @@ class Connection:
                 if isinstance(failed.error, Busy) and now > deadline:
                     raise failed.error from failed
                 refusals.add(failed.peer, failed.error, now)
+                self.mender.ban(failed.peer, failed.error)
+
+    async def step(
+        self, session: Session, rows: Sequence[Row], hidden: Tensor, hashes: Sequence[Sequence[bytes]] | None = None
+    ) -> Tensor:
+        """Run a step of a session, whatever happens to its hops; see `StepRun`.
+
+        Raises:
+            BlocksMissing: Blocks were lost and nobody serves them.
+            SwarmError: What no other hop can do better, or could not for `Timeouts.mend` seconds.
+
+        Cancelled: the step may or may not have been run.
+        """
+        run = StepRun(session, rows, hidden, hashes)
+        while True:
+            try:
+                if session.wants_mending:
+                    raise session.broken or HopLeaving("a hop is leaving")
+                return await run.go_on()
+            except SwarmError as error:
+                await self.mender.mend(session, error, run.pending)
 
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""
@@ -148,9 +182,29 @@ class Connection:
 
     def closed(self, channel: Channel, reason: Exception | None) -> None:
         """Tell the sessions whose hop is gone."""
+        self._asked.pop(channel, None)
         for session in list(self._sessions.values()):
             if session.uses(channel):
                 session.lost(channel, reason)
+
+    def _look_for_silent(self) -> None:
+        """Notice hops that are frozen, though their connections are up: libp2p and TCP never do."""
+        now, loop_now = time.monotonic(), asyncio.get_running_loop().time()
+        stalled = [
+            session
+            for session in self._sessions.values()
+            if (since := session.silent_since()) is not None and now - since > STALL
+        ]
+        if not stalled:
+            self._asked.clear()
+        for session in stalled:
+            for leg in session.all_legs:
+                asked_at = self._asked.get(leg.channel)
+                if asked_at is None or leg.channel.heard_at >= asked_at:
+                    self._asked[leg.channel] = loop_now
+                    leg.channel.ping()
+                elif loop_now - asked_at > SILENCE and leg.fault is None:
+                    self.mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         try:
@@ -159,65 +213,76 @@ class Connection:
                 Peer.open(network) as self._peer,
                 Directory.open(self._peer, initial_peers=self._initial_peers, client_mode=True) as self._directory,
             ):
+                self._routes = Routes(self._directory, self._peer, self.config)
+                self._mender = Mender(self._routes, self._dial, self.config)
                 await self._directory.wait_connected(self.config.timeouts.join)
                 started.set_result(None)
-                await asyncio.get_running_loop().create_future()
+                while True:
+                    await asyncio.sleep(LOOK_INTERVAL)
+                    self._look_for_silent()
         except BaseException as error:
             if not started.done():
                 started.set_exception(_first(error))
                 return
             raise
 
-    async def _plan(
-        self, model: Model, span: Span, *, excluded: dict[PeerId, SwarmError]
-    ) -> tuple[tuple[Hop, ...], View]:
+    @property
+    def routes(self) -> Routes:
+        """The ways that we know."""
+        assert self._routes is not None
+        return self._routes
+
+    @property
+    def mender(self) -> Mender:
+        """Who replaces hops."""
+        assert self._mender is not None
+        return self._mender
+
+    async def _plan(self, model: Model, span: Span, *, refused: Refused) -> tuple[tuple[Hop, ...], View]:
         if self._pid != os.getpid():
             raise UsageError("this model was loaded before the process forked: load it again in this one")
         # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
-        is_waiting = not any(isinstance(error, Busy) for error in excluded.values())
-        deadline = time.monotonic() + (self.config.timeouts.coverage if is_waiting else 0.0)
-        age = self.config.view_age
+        is_waiting = not any(isinstance(error, Busy) for error in refused.values())
+        began = time.monotonic()
+        deadline = began + (self.config.timeouts.coverage if is_waiting else 0.0)
+        age: float | None = None
         while True:
-            agreement = agree(await self._view(model.name, age), model.fingerprint)
-            hops = find_route(agreement.view, span, self._costs(), excluded=excluded)
+            agreement = await self.routes.agreement(model, age=age)
+            hops = self.routes.find(agreement.view, Stretch(span=span), refused)
             if hops is not None:
                 return hops, agreement.view
             if time.monotonic() >= deadline:
-                raise self._missing(model, span, agreement, excluded)
+                raise self.routes.missing(model, span, agreement, refused, time.monotonic() - began)
             age = 0.0
             await asyncio.sleep(POLL_INTERVAL)
 
-    async def _view(self, model: str, age: float) -> View:
-        known = self._views.get(model)
-        if known is None or time.monotonic() - known[0] > age:
-            assert self._directory is not None
-            known = self._views[model] = (time.monotonic(), await self._directory.view(model))
-        return known[1]
-
-    def _costs(self) -> Costs:
-        assert self._peer is not None
-        measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
-        return Costs(to_client=measured)
-
     async def _open(self, hops: tuple[Hop, ...], view: View, model: Model, wanted: Sequence[Wanted]) -> Session:
+        legs = await self._dial(hops, view)
         records = {record.peer: record for record in view.records}
-        addrs = [records[hop.peer].addrs for hop in hops]
-        channels = await asyncio.gather(*(self._dial(hop, found) for hop, found in zip(hops, addrs, strict=True)))
-        session = Session(hops, channels, model, self._codec([records[hop.peer].dtype for hop in hops]), self.config)
+        session = Session(legs, model, self._codec([records[hop.peer].dtype for hop in hops]), self.config)
         self._sessions[session.session_id] = session
         try:
-            await session.open(addrs, wanted)
+            await session.open(wanted)
         except BaseException:
             self.forget(session)
             raise
         return session
 
-    async def _dial(self, hop: Hop, addrs: Sequence[str]) -> Channel:
+    async def _dial(self, hops: Sequence[Hop], view: View) -> list[Leg]:
+        records = {record.peer: record for record in view.records}
+        found = [records[hop.peer] for hop in hops]
+        channels = await asyncio.gather(*(self._channel(record) for record in found))
+        return [
+            Leg(hop, channel, record.addrs, numerics_of(record))
+            for hop, channel, record in zip(hops, channels, found, strict=True)
+        ]
+
+    async def _channel(self, record: ServerRecord) -> Channel:
         assert self._peer is not None
         try:
-            channel = await self._peer.channel(hop.peer, addrs)
+            channel = await self._peer.channel(record.peer, record.addrs)
         except SwarmError as error:
-            raise HopUnusable(hop.peer, error) from error
+            raise HopUnusable(record.peer, error) from error
         channel.receiver = self
         return channel
 
@@ -226,19 +291,6 @@ class Connection:
             return self.config.codec
         # The widest of the hops' dtypes carries every hop's numbers without loss.
         return dtypes[0] if len(set(dtypes)) == 1 else "float32"
-
-    def _missing(
-        self, model: Model, span: Span, agreement: Agreement, excluded: dict[PeerId, SwarmError]
-    ) -> BlocksMissing:
-        spans = missing_spans(agreement.view, span, excluded=excluded)
-        waited = self.config.timeouts.coverage
-        text = f"nobody serves blocks {format_spans(spans)} of {model.name} (waited {waited:.0f} s)"
-        if agreement.others:
-            others = ", ".join(f"{r.span} at {r.peer} ({r.fingerprint[:8]})" for r in agreement.others[:4])
-            text += f"; not used, for they hold another checkpoint than ours ({model.fingerprint[:8]}): {others}"
-        for peer, error in list(excluded.items())[:4]:
-            text += f"; {peer} did not take the session: {error}"
-        return BlocksMissing(text + "; start a server with --blocks for these")
 
 
 def _first(error: BaseException) -> BaseException:

@@ -63,6 +63,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         self._connection = connection
         self._context = ends.config.context_length
         self._latest: Session | None = None
+        # Not a method: whoever embeds for a session must not keep this model alive.
+        self._embed = lambda ids, positions: ends.place(ends.embed(ids), positions)
         self._head = BatchedHead(ends.logits, ends.config.hidden_size)
         self._decoder = Decoder(ends, self._head, chunk_tokens=connection.config.chunk_tokens)
         weakref.finalize(self, self._decoder.stop)
@@ -84,7 +86,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if max_length is not None and not 0 < max_length <= self._context:
             raise PromptTooLong(f"max_length={max_length}; the model's context is {self._context}")
-        bound, connection, model, ends = bridge(), self._connection, self._model, self._ends
+        bound, connection, model = bridge(), self._connection, self._model
         span = span or self.blocks.span
         whole = span == self.blocks.span
 
@@ -96,9 +98,9 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
 
         ways = Ways(
             open_session=open_session,
-            run_step=lambda session, rows, hidden, hashes: bound.run(session.step(rows, hidden, hashes)),
+            run_step=lambda session, rows, hidden, hashes: bound.run(connection.step(session, rows, hidden, hashes)),
             close=lambda session: bound.post(lambda: connection.forget(session)),
-            embed=lambda ids, positions: ends.place(ends.embed(ids), positions),
+            embed=self._embed,
             prefixes=connection.prefixes,
             busy=connection.config.timeouts.busy,
         )
@@ -175,7 +177,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _start(self, asked: Asked, mailbox: Mailbox) -> Callable[[], None]:
         return start_generation(
-            Generation(asked.text, asked.tokens, mailbox, self._connection.prefixes),
+            Generation(asked.text, asked.tokens, mailbox, self._connection.prefixes, self._embed),
             self._decoder,
             self._connection,
             self._model,

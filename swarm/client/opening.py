@@ -6,16 +6,22 @@ A hop that does not take the session is to blame by name, so that another route 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from swarm.blocks import PAGE_SLOTS
+from swarm.client.legs import Leg
 from swarm.client.prefixes import lineage
 from swarm.errors import BadResult, HopTimeout, SwarmError
 from swarm.network import Channel
 from swarm.types import Hop, PeerId
 from swarm.wire import Find, Found, Message, Open, Opened
+from swarm.wire.codecs import encode_tensor
 from swarm.wire.limits import HASH_BYTES
+from swarm.wire.outbox import Body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +41,21 @@ class Wanted:
     Attributes:
         sequence: Its number.
         hashes: Of its first full pages, one behind the other, 16 bytes each.
+        body: Makes the bytes of its first tokens, as many as are found, as they are sent in a codec.
     """
 
     sequence: int
     hashes: bytes
+    body: Callable[[str, int], Body] | None = None
+
+
+def bodies_of(embed: Callable[[Tensor, Tensor], Tensor], ids: Sequence[int]) -> Callable[[str, int], Body]:
+    """Return what makes the bytes of the first of these tokens; `embed` as in `swarm.client.source.Ways`."""
+
+    def body(codec: str, tokens: int) -> Body:
+        return encode_tensor(embed(torch.tensor(ids[:tokens]), torch.arange(tokens)), codec)
+
+    return body
 
 
 class HopUnusable(Exception):
@@ -51,31 +68,25 @@ class HopUnusable(Exception):
 
 
 def open_messages(
-    session: bytes,
-    hops: Sequence[Hop],
-    addrs: Sequence[tuple[str, ...]],
-    *,
-    model: Model,
-    codec: str,
-    priority: int,
+    session: bytes, legs: Sequence[Leg], after: Leg | None, *, model: Model, codec: str, priority: int
 ) -> list[Open]:
-    """Return what each hop is told; `addrs` are the hops' own, for the hop before each."""
-    following: list[tuple[str, tuple[str, ...]]] = [(hop.peer, own) for hop, own in zip(hops, addrs, strict=True)]
-    following = [*following[1:], ("", ())]
+    """Return what each hop is told; `after` is the hop behind the last of them."""
+    hops = [leg.hop for leg in legs]
     return [
         Open(
             session,
             model.name,
             model.fingerprint,
-            hop.start,
-            hop.end,
+            leg.hop.start,
+            leg.hop.end,
             codec,
-            *onward,
+            "" if behind is None else behind.peer,
+            () if behind is None else behind.addrs,
             num_hops=len(hops),
             priority=priority,
             lineage=lineage(f"{model.fingerprint} {model.dtype}", codec, hops[: index + 1]),
         )
-        for index, (hop, onward) in enumerate(zip(hops, following, strict=True))
+        for index, (leg, behind) in enumerate(zip(legs, [*legs[1:], after], strict=True))
     ]
 
 

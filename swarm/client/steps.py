@@ -20,6 +20,8 @@ from swarm.errors import BadResult, SwarmError
 from swarm.types import Hop
 from swarm.wire import Result, Row, Step, unpack_timings
 from swarm.wire.codecs import decode_tensor
+from swarm.wire.outbox import Body, Outbox
+from swarm.wire.rows import TRY_BITS
 
 MAX_TIMINGS = 512
 """Recent steps kept for `explain`."""
@@ -50,12 +52,18 @@ class Waiting:
         kept: How many come back.
         taker: Who is told.
         sent_at: Monotonic time.
+        number: The step's.
+        rows: What each sequence does.
+        body: The tokens as they were sent; set by whoever sends them.
     """
 
     tokens: int
     kept: int
     taker: Taker
     sent_at: float
+    number: int
+    rows: tuple[Row, ...]
+    body: Body = b""
 
 
 class Steps:
@@ -63,33 +71,62 @@ class Steps:
 
     Attributes:
         codec: How activations travel.
-        timings: Recent steps, newest last.
+        epoch: Counts how often all that was under way was given up.
+        timings: Recent steps through the present hops, newest last.
         num_results: Results received, one for each step sent, whatever the number of hops.
+        outbox: What was sent and answered: what a new first hop has to begin with.
+        progress_at: Monotonic time of the last result, or of the first step after a time without any.
     """
 
     def __init__(self, session_id: bytes, hops: Sequence[Hop], codec: str, hidden_size: int) -> None:
         self.codec = codec
         self.timings: deque[StepTiming] = deque(maxlen=MAX_TIMINGS)
         self.num_results = 0
+        self.outbox = Outbox()
+        self.progress_at = 0.0
         self._session_id = session_id
-        self._last_hop = hops[-1]
-        self._route = tuple(hop.peer for hop in hops[1:])
         self._hidden_size = hidden_size
         self._last_step = 0
         self._waiting: dict[int, Waiting] = {}
         self.epoch = 0
+        self.follow(hops)
 
-    def make(self, rows: tuple[Row, ...], taker: Taker, *, marks: bytes = b"") -> tuple[Step, Waiting]:
+    def follow(self, hops: Sequence[Hop]) -> None:
+        """Send further steps along these hops."""
+        self._last_hop = hops[-1]
+        self._route = tuple(hop.peer for hop in hops[1:])
+        self.timings.clear()
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next step."""
+        return (self._last_step + 1) << TRY_BITS
+
+    def reserve(self, count: int) -> tuple[int, int]:
+        """Return the first and the last of so many numbers, which no step of ours will have."""
+        first = self.next_number
+        self._last_step += count
+        return first, self._last_step << TRY_BITS
+
+    def make(self, rows: tuple[Row, ...], taker: Taker, *, marks: bytes = b"", again: int = 0) -> tuple[Step, Waiting]:
         """Return the next step's message, which is under way from now on; any thread that owns the session may call.
 
         Args:
             rows: What each sequence does.
             taker: Who is told what became of it.
             marks: See `swarm.wire.Step`.
+            again: The number of the last try, if this is another one of the same step.
         """
-        self._last_step = number = self._last_step + 1
+        if again:
+            number = again + 1
+        else:
+            self._last_step += 1
+            number = self._last_step << TRY_BITS
         tokens, kept = (rows[0].length, rows[0].keep) if len(rows) == 1 else _sums(rows)
-        waiting = self._waiting[number] = Waiting(tokens, kept, taker, time.monotonic())
+        now = time.monotonic()
+        if not self._waiting:
+            self.progress_at = now
+        waiting = self._waiting[number] = Waiting(tokens, kept, taker, now, number, rows)
         message = Step(self._session_id, number, self.epoch, self.codec, rows, self._route, marks)
         return message, waiting
 
@@ -98,7 +135,10 @@ class Steps:
         waiting = self._waiting.pop(message.step, None)
         if waiting is not None:
             self.num_results += 1
-            seconds = time.monotonic() - waiting.sent_at
+            self.progress_at = time.monotonic()
+            self.outbox.place(waiting.number, waiting.rows)
+            self.outbox.append(waiting.rows, waiting.body)
+            seconds = self.progress_at - waiting.sent_at
             self.timings.append(StepTiming(waiting.tokens, seconds, unpack_timings(message.times)))
         return waiting
 

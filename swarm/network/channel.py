@@ -98,6 +98,11 @@ class Channel:
         """Why the channel ended; None while it lives, or if it was closed in order."""
         return self._reason
 
+    @property
+    def heard_at(self) -> float:
+        """Loop time at which bytes last came."""
+        return self._stream.received_at
+
     def start(self) -> None:
         """Take over the stream; whoever dialled says Hello, the other side answers it."""
         self._stream.owner = self
@@ -171,6 +176,12 @@ class Channel:
             self.abort(HopTimeout(f"peer {self.remote} needs more than {timeouts.frame:.0f} s for one frame"))
         elif self.is_open and self._is_ping_due(now):
             self._ping(now)
+
+    def ping(self) -> None:
+        """Ask for a sign of life, which shows in `heard_at`; does nothing on a channel that is closed."""
+        if self.is_open:
+            with suppress(HopLost):
+                self._ping(self._loop.time())
 
     def forgive(self, seconds: float) -> None:
         """Do not count so many seconds as the peer's silence: our own loop stood still."""

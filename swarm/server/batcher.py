@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from swarm.blocks import BlockStack, KVCache, PageTable
 from swarm.blocks import Row as BlockRow
 from swarm.errors import BadResult, HopFailed, SessionLost, SwarmError
 from swarm.log import get_logger
 from swarm.server.sessions import Session
-from swarm.server.work import Piece, Run, Work, rows_between
+from swarm.server.work import Piece, Run, Work, kept_of, rows_between
 from swarm.wire.codecs import decode_tensor, encode_tensor
 
 logger = get_logger(__name__)
@@ -98,10 +100,13 @@ class Batcher:
         if work.step.marks:
             for row, first, keys in work.marked_pages():
                 self._cache.keep(work.owner.sequences[row.sequence], first, keys)
-        codec = work.owner.codec
-        work.answer = encode_tensor(work.kept(), codec)
-        if work.step.route:
-            work.owner.outbox.append(work.step.rows, work.answer)
+        session = work.owner
+        whole = torch.cat(work.outputs) if len(work.outputs) > 1 else work.outputs[0]
+        rows, route = work.step.rows, work.step.route
+        sent = encode_tensor(whole if route else kept_of(rows, whole), session.codec)
+        if session.next_peer:  # what ends here in a replay may have to be sent on in the next
+            session.outbox.append(rows, sent if route else encode_tensor(whole, session.codec))
+        work.answer = sent
 
     def fail(self, work: Work, fault: Exception) -> None:
         """Undo a work and note why."""

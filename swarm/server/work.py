@@ -76,18 +76,6 @@ class Work(Entry):
         """Whether a roll-back, or the session's end, has overtaken the step."""
         return self.step.epoch < self.owner.epoch
 
-    def kept(self) -> Tensor:
-        """Join the outputs: (tokens, D) that travel on, all of them to a next hop, else each row's last `keep`."""
-        output = self.outputs[0] if len(self.outputs) == 1 else torch.cat(self.outputs)
-        rows = self.step.rows
-        if self.step.route or all(row.keep == row.length for row in rows):
-            return output
-        pieces, end = [], 0
-        for row in rows:
-            end += row.length
-            pieces.append(output[end - row.keep : end])
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
     def marked_pages(self) -> list[tuple[Row, int, list[bytes]]]:
         """Return which pages the step has filled: a row, the first of its pages, and the keys to find them by."""
         marks, at, found = self.step.marks, 0, []
@@ -98,6 +86,17 @@ class Work(Entry):
                 found.append((row, first, self.owner.keys(hashes)))
                 at += count * HASH_BYTES
         return found
+
+
+def kept_of(rows: Sequence[Row], output: Tensor) -> Tensor:
+    """Return each row's last `keep` tokens of `output` (T, D)."""
+    if all(row.keep == row.length for row in rows):
+        return output
+    pieces, end = [], 0
+    for row in rows:
+        end += row.length
+        pieces.append(output[end - row.keep : end])
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def num_filled(row: Row) -> int:

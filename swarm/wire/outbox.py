@@ -73,9 +73,13 @@ class Outbox:
         """Return how many tokens of a sequence were sent."""
         return self._sent[sequence].length if sequence in self._sent else 0
 
-    def lengths(self) -> tuple[Held, ...]:
-        """Return the same of all sequences."""
-        return tuple(Held(sequence, sent.length) for sequence, sent in self._sent.items())
+    def held_before(self, rows: Sequence[Row]) -> tuple[Held, ...]:
+        """Return what a hop must hold for a step of these rows to be run: what was sent, less what they drop."""
+        dropped = {row.sequence: row.position for row in rows if all(row.sequence == row.source for row in rows)}
+        return tuple(
+            Held(sequence, min(sent.length, dropped.get(sequence, sent.length)))
+            for sequence, sent in self._sent.items()
+        )
 
     def has_forked(self, step: int) -> bool:
         """Whether the forks of this step were made, in this try or in another."""
@@ -101,9 +105,12 @@ class Outbox:
                 self._sent[row.sequence] = sent.first(row.position)
 
     def append(self, rows: Sequence[Row], body: Body) -> None:
-        """Add what a step has sent for each row; the rows were placed before."""
+        """Add what a step has sent for each row; the rows were placed before, else all is given up."""
         total = sum(row.length for row in rows)
         if self._is_given_up or not total:
+            return
+        if any(self._sent[row.sequence].length != row.position for row in rows):
+            self.give_up()
             return
         width, start = len(body) // total, 0
         for row in rows:

@@ -13,7 +13,7 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -53,7 +53,7 @@ class Decoder:
         self._ends = ends
         self._head = head
         self._chunk_tokens = chunk_tokens
-        self._inbox: queue.SimpleQueue[list[Arrival] | Attempt | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Arrival] | Attempt | Callable[[], object] | None] = queue.SimpleQueue()
         self._gathered: list[Arrival] = []  # the loop's: what came since it last looked
         self._arrived: deque[Arrival] = deque()
         self._beginning: deque[Attempt] = deque()
@@ -77,6 +77,14 @@ class Decoder:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._pass_on)
         self._gathered.append(arrival)
+
+    async def let_go(self, attempt: Attempt) -> None:
+        """Wait until nothing more is made or sent of an attempt that has ended."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        attempt.is_ended = True
+        self._inbox.put(lambda: loop.call_soon_threadsafe(gone.set_result, None))
+        await gone
 
     def stop(self) -> None:
         """End the thread, soon; what it still holds is dropped."""
@@ -111,6 +119,8 @@ class Decoder:
                 return False
             if isinstance(item, Attempt):
                 self._beginning.append(item)
+            elif callable(item):
+                item()
             else:
                 self._arrived.extend(item)
             is_idle = False
@@ -192,7 +202,6 @@ class Decoder:
             if error is not None:
                 self._ending.append((attempt, error))
                 continue
-            attempt.num_tokens += 1
             letters.append((generation.mailbox, generation.tokens[-1], generation.is_over))
             if generation.is_over:
                 self._ending.append((attempt, None))
@@ -205,15 +214,16 @@ class Decoder:
     def _send(self, attempts: Sequence[Attempt]) -> None:
         """Send the next tokens of each attempt to its first hop, those of one channel in one piece."""
         steps = [attempt.next_step(self._chunk_tokens) for attempt in attempts]
-        starts = [attempt.position - len(tokens) for attempt, (_, tokens) in zip(attempts, steps, strict=True)]
-        ids = torch.tensor([token for _, tokens in steps for token in tokens])
+        starts = [attempt.position - len(tokens) for attempt, (_, _, tokens) in zip(attempts, steps, strict=True)]
+        ids = torch.tensor([token for _, _, tokens in steps for token in tokens])
         positions = torch.tensor(
-            [start + index for start, (_, tokens) in zip(starts, steps, strict=True) for index in range(len(tokens))]
+            [start + index for start, (_, _, tokens) in zip(starts, steps, strict=True) for index in range(len(tokens))]
         )
         hidden = self._ends.place(self._ends.embed(ids), positions)  # (T, D)
         by_channel: dict[Channel, list[tuple[Attempt, Frame]]] = {}
-        bodies = _encode(hidden, [len(tokens) for _, tokens in steps], [a.session.steps.codec for a in attempts])
-        for attempt, (message, _), body in zip(attempts, steps, bodies, strict=True):
+        bodies = _encode(hidden, [len(tokens) for _, _, tokens in steps], [a.session.steps.codec for a in attempts])
+        for attempt, (message, waiting, _), body in zip(attempts, steps, bodies, strict=True):
+            waiting.body = body
             by_channel.setdefault(attempt.session.first_channel, []).append((attempt, (message, body)))
         for channel, sent in by_channel.items():
             _send_all(channel, sent)

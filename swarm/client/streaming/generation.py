@@ -12,6 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from torch import Tensor
+
+from swarm.client.opening import Wanted, bodies_of
 from swarm.client.prefixes import KnownPrefixes, extend_hashes, filled_pages
 from swarm.client.session import Session
 from swarm.client.steps import MAX_AHEAD, Waiting
@@ -30,9 +33,18 @@ class Generation:
         mailbox: Where new tokens go.
         is_over: Whether the text has ended.
         prefixes: Where first pages are remembered; None if nothing is to be found again.
+        embed: Turns tokens (T,) at positions (T,) into what the first block takes.
     """
 
-    def __init__(self, text: Text, tokens: list[int], mailbox: Mailbox, prefixes: KnownPrefixes | None) -> None:
+    def __init__(
+        self,
+        text: Text,
+        tokens: list[int],
+        mailbox: Mailbox,
+        prefixes: KnownPrefixes | None,
+        embed: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.embed = embed
         self.text = text
         self.prefixes = prefixes
         self.tokens = tokens
@@ -60,9 +72,10 @@ class Generation:
             self.prefixes.add(self._hashes[0])
         return b"".join(self._hashes[pages.start : pages.stop])
 
-    def wanted(self) -> bytes:
-        """Return the hashes of the pages that a new session may begin with."""
-        return b"" if self.prefixes is None else self.prefixes.wanted(self.tokens)
+    def wanted(self) -> tuple[Wanted, ...]:
+        """Return what a new session may begin with."""
+        hashes = b"" if self.prefixes is None else self.prefixes.wanted(self.tokens)
+        return (Wanted(0, hashes, bodies_of(self.embed, self.tokens)),) if hashes else ()
 
 
 class Arrival(NamedTuple):
@@ -83,7 +96,6 @@ class Attempt:
         sends_on_loop: Whether messages must be sent by the loop: set once and for all, for none may overtake.
         ended: What it failed with, once it is over; None at the text's end.
         progress_at: Monotonic time of the latest result.
-        num_tokens: New tokens that came of it.
         is_paused: Whether its prompt waits for steps under way.
     """
 
@@ -96,13 +108,13 @@ class Attempt:
     ) -> None:
         self.generation = generation
         self.session = session
-        self.position = session.held.get(0, 0)
+        # The last token's output is wanted in any case, if it came before, too.
+        self.position = min(session.steps.outbox.length(0), len(generation.tokens) - 1)
         self.is_ended = False
         self.sends_on_loop = False
         self.loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exception | None] = self.loop.create_future()
         self.progress_at = time.monotonic()
-        self.num_tokens = 0
         self.is_paused = False
         self._arrived = arrived
         self._more = more
@@ -112,11 +124,11 @@ class Attempt:
         """Tokens of the text that the hops do not hold; at least one until the text is over."""
         return len(self.generation.tokens) - self.position
 
-    def next_step(self, max_tokens: int) -> tuple[Step, list[int]]:
+    def next_step(self, max_tokens: int) -> tuple[Step, Waiting, list[int]]:
         """Make the message of the next tokens; only the last one's output comes back.
 
         Returns:
-            The message and its tokens.
+            The message, what waits for its answer, and its tokens.
         """
         generation, position = self.generation, self.position
         tokens = generation.tokens[position : position + max_tokens]
@@ -124,8 +136,10 @@ class Attempt:
         self.position = position + length
         keep = int(self.position == len(generation.tokens))
         marks = generation.marks(position, length)  # of a chunk, far fewer than a message holds
-        message, _ = self.session.steps.make((Row(0, 0, position, length, keep),), self, marks=marks)
-        return message, tokens
+        if not self.session.takes_marks:
+            marks = b""
+        message, waiting = self.session.steps.make((Row(0, 0, position, length, keep),), self, marks=marks)
+        return message, waiting, tokens
 
     def took(self, waiting: Waiting, result: Result, body: bytearray) -> None:
         """A result came (the session calls this, on the loop)."""

@@ -9,13 +9,15 @@ from typing import Protocol
 
 from swarm.client.bridge import bridge
 from swarm.client.config import ClientConfig
+from swarm.client.mending import Mender
 from swarm.client.opening import Model, Wanted
 from swarm.client.refusals import jittered
 from swarm.client.session import Session
+from swarm.client.splicing import Pending
 from swarm.client.streaming.decoder import Decoder
 from swarm.client.streaming.generation import Attempt, Generation
 from swarm.client.streaming.mailbox import tell
-from swarm.errors import Busy, HopTimeout
+from swarm.errors import BadResult, Busy, HopTimeout, SwarmError
 from swarm.types import Span
 
 
@@ -29,6 +31,11 @@ class Opener(Protocol):
         ...
 
     def forget(self, session: Session) -> None:
+        """See `Connection`."""
+        ...
+
+    @property
+    def mender(self) -> Mender:
         """See `Connection`."""
         ...
 
@@ -64,11 +71,12 @@ async def run_generation(
 ) -> None:
     """Bring a text to its end.
 
-    A hop that becomes busy in the middle is waited for: the session is closed, so that its pages are free on all
-    hops, and another one begins with all tokens so far.
+    Hops that fail are replaced, and the session goes on. A hop that becomes busy in the middle is waited for: the
+    session is closed, so that its pages are free on all hops, and another one begins with all tokens so far.
 
     Raises:
         Busy: Hops were busy for `Timeouts.busy` seconds without a token.
+        BlocksMissing: Blocks were lost and nobody serves them.
         SwarmError: Anything else that a session fails with, or does not open with.
 
     Cancelled: the session is closed on all hops.
@@ -76,23 +84,41 @@ async def run_generation(
     limit = opener.config.timeouts.busy
     deadline = time.monotonic() + limit
     while True:
-        hashes = generation.wanted()
-        session = await opener.open_session(model, span, (Wanted(0, hashes),) if hashes else ())
+        session = await opener.open_session(model, span, generation.wanted())
         on_open(session)
+        num_results = session.num_results
+        try:
+            error = await _run_session(generation, decoder, opener, session)
+        finally:
+            opener.forget(session)
+        if error is None:
+            return
+        if session.num_results > num_results:
+            deadline = time.monotonic() + limit
+        if time.monotonic() + error.retry_after > deadline:
+            raise error
+        await asyncio.sleep(jittered(error.retry_after))
+
+
+async def _run_session(generation: Generation, decoder: Decoder, opener: Opener, session: Session) -> Busy | None:
+    """Go on with a text in one session until its end, or until a hop is busy, which is returned."""
+    while True:
         attempt = Attempt(generation, session, decoder.arrived, decoder.begin)
         try:
             decoder.begin(attempt)
             error = await _wait_ended(attempt, opener.config.timeouts.step)
         finally:
             attempt.is_ended = True
-            opener.forget(session)
         if error is None or generation.is_over:
-            return
-        if attempt.num_tokens:
-            deadline = time.monotonic() + limit
-        if not isinstance(error, Busy) or time.monotonic() + error.retry_after > deadline:
+            return None
+        if isinstance(error, Busy):
+            return error
+        if not isinstance(error, SwarmError):
             raise error
-        await asyncio.sleep(jittered(error.retry_after))
+        await decoder.let_go(attempt)
+        if isinstance(error, BadResult) and not session.wants_mending:
+            session.lose(session.legs[-1], error)
+        await opener.mender.mend(session, error, Pending())
 
 
 async def _wait_ended(attempt: Attempt, timeout: float) -> Exception | None:

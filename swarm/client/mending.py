@@ -1,0 +1,213 @@
+"""Mending a session: hops that died, froze, failed or leave are replaced, and the new ones brought up to date.
+
+Only the lost blocks are routed again; the new hops may have other boundaries. The hop before them sends again what it
+has sent for the session (its outbox), in chunks; where the first hop was lost, or the hop before does not hold it all
+any more, the client does. Then the step is tried again. If these blocks have no server left but such as have a part in
+the session already, the whole route is replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+from swarm.client.config import ClientConfig
+from swarm.client.legs import Leg
+from swarm.client.opening import HopUnusable
+from swarm.client.refusals import Refusals
+from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
+from swarm.client.session import Session
+from swarm.client.splicing import Pending, splice
+from swarm.errors import (
+    BadResult,
+    Busy,
+    HopFailed,
+    HopLeaving,
+    HopLost,
+    HopRefused,
+    HopTimeout,
+    PeerUnreachable,
+    RemoteError,
+    SessionLost,
+    SwarmError,
+)
+from swarm.log import get_logger
+from swarm.types import Hop, PeerId, Span, View
+
+logger = get_logger(__name__)
+
+MENDABLE = (HopLost, HopTimeout, HopFailed, HopRefused, HopLeaving, BadResult, PeerUnreachable, SessionLost)
+"""What another hop may do better. Not Busy: pages become free."""
+
+INNOCENT = (SessionLost, HopRefused, HopLeaving, Busy)
+"""What a server may say and be asked again by other sessions at once."""
+
+PROBE_TIMEOUT = 1.0
+"""Seconds for all hops to answer a Ping when a step fails and nobody is known to be lost."""
+
+MAX_LINK_FAULTS = 2
+"""So often the link between two living hops may fail before the second of them is replaced."""
+
+
+class Dial(Protocol):
+    """Makes legs of hops."""
+
+    async def __call__(self, hops: Sequence[Hop], view: View) -> list[Leg]:
+        """Dial all of them; raises HopUnusable."""
+        ...
+
+
+class Mender:
+    """Replaces hops of sessions; lives on the bridge's loop."""
+
+    def __init__(self, routes: Routes, dial: Dial, config: ClientConfig) -> None:
+        self._routes = routes
+        self._dial = dial
+        self._timeouts = config.timeouts
+
+    async def mend(self, session: Session, error: SwarmError, pending: Pending) -> None:
+        """Make a session usable again after a step failed; then the step can be tried again.
+
+        Args:
+            session: Nothing of it is under way, and nobody else uses it until this returns.
+            error: What the step failed with.
+            pending: The step that is to be tried again.
+
+        Raises:
+            BlocksMissing: Nobody else serves the lost blocks, and nobody came within `Timeouts.coverage`.
+            SwarmError: `error`, if nothing can be done about it, or nothing has helped for too long.
+
+        Cancelled: some hops may be replaced; the session can be mended again, or closed.
+        """
+        session.give_up_steps()
+        if not isinstance(error, MENDABLE) or not session.tries.again(self._timeouts.mend):
+            raise error
+        await self._find_lost(session, error)
+        while session.is_usable and session.wants_mending:
+            await self._replace(session, *_first_group(session.legs), error, pending)
+        if not session.is_usable:
+            raise error
+
+    def lose(self, session: Session, leg: Leg, error: SwarmError) -> None:
+        """Note that a hop cannot be used any more, by nobody of ours for a while."""
+        self.ban(leg.peer, error)
+        session.lose(leg, error)
+
+    async def _find_lost(self, session: Session, error: SwarmError) -> None:
+        """Learn which hops must be replaced: those known to be lost, else those that do not answer.
+
+        Raises:
+            SwarmError: `error`, if it is no hop's fault.
+        """
+        if session.wants_mending:
+            return
+        await self._probe(session)
+        for leg, behind in pairwise(session.legs):
+            if leg.link_faults >= MAX_LINK_FAULTS:
+                leg.link_faults = 0
+                self.lose(session, behind, PeerUnreachable(f"hop {leg.hop} cannot reach hop {behind.hop}: {error}"))
+        if not session.wants_mending and not isinstance(error, HopLost | PeerUnreachable):
+            raise error
+
+    async def _probe(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        for leg in session.legs:
+            leg.channel.ping()
+        while silent := [leg for leg in session.legs if leg.fault is None and leg.channel.heard_at < asked_at]:
+            is_late = loop.time() > asked_at + PROBE_TIMEOUT
+            for leg in silent:
+                if not leg.channel.is_open:
+                    self.lose(session, leg, HopLost(f"lost hop {leg.hop}: {leg.channel.reason or 'it hung up'}"))
+                elif is_late:
+                    self.lose(session, leg, HopTimeout(f"hop {leg.hop} does not answer"))
+            await asyncio.sleep(0.005)
+
+    async def _replace(self, session: Session, start: int, end: int, error: SwarmError, pending: Pending) -> None:
+        """Put other hops in the place of legs [start, end), or find that more than these must be replaced."""
+        for leg in session.legs[start:end]:
+            if leg.fault is not None:
+                self.ban(leg.peer, leg.fault)
+        began = time.monotonic()
+        refusals = Refusals(began + self._timeouts.coverage)
+        age: float | None = None
+        while True:
+            agreement = await self._routes.agreement(session.model, age=age)
+            refused = refusals.now(time.monotonic())
+            chosen = self._choose(session, start, end, agreement.view, refused)
+            if chosen is None:
+                if self._stays(session.legs[start:end]):
+                    return
+                waited = time.monotonic() - began
+                if any(isinstance(leg.fault, RemoteError) for leg in session.legs[start:end]):
+                    raise error  # they refuse or fail: waiting for others makes no sense
+                if waited > self._timeouts.coverage:
+                    span = _span(session.legs[start:end])
+                    raise self._routes.missing(session.model, span, agreement, refused, waited) from error
+                age = 0.0
+                await asyncio.sleep(POLL_INTERVAL)
+                continue
+            try:
+                legs = await self._dial(chosen[2], agreement.view)
+                await splice(session, *chosen[:2], legs, pending)
+            except HopUnusable as unusable:
+                logger.info("hop %s does not take the session: %s", unusable.peer, unusable.error)
+                self.ban(unusable.peer, unusable.error)
+                refusals.add(unusable.peer, unusable.error, time.monotonic())
+                if not session.is_usable or not session.tries.again(self._timeouts.mend):
+                    raise error from unusable
+            except SwarmError as lost:
+                if not session.is_usable or not session.tries.again(self._timeouts.mend):
+                    raise error from lost
+                return  # another hop of the route was lost meanwhile
+            else:
+                route = " -> ".join(map(str, chosen[2]))
+                logger.info("session %s goes on over %s", session.session_id[:4].hex(), route)
+                return
+
+    def _choose(
+        self, session: Session, start: int, end: int, view: View, refused: Refused
+    ) -> tuple[int, int, tuple[Hop, ...]] | None:
+        """Return hops, and the legs whose place they are to take: those lost, else all."""
+        legs = session.legs
+        # Who lost the session, and nothing else, may have it again.
+        lost = {leg.peer for leg in legs if leg.wants_replacement and not isinstance(leg.fault, SessionLost)}
+        stretch = Stretch(
+            span=_span(legs[start:end]),
+            before=legs[start - 1].peer if start else None,
+            after=legs[end].peer if end < len(legs) else None,
+            numerics=legs[start].numerics,
+            on_route=lost | {leg.peer for leg in (*legs[:start], *legs[end:])},
+        )
+        if (hops := self._routes.find(view, stretch, refused)) is not None:
+            return start, end, hops
+        whole = Stretch(span=_span(legs), numerics=legs[start].numerics, on_route=lost)
+        hops = self._routes.find(view, whole, refused)
+        return None if hops is None else (0, len(legs), hops)
+
+    def _stays(self, legs: Sequence[Leg]) -> bool:
+        """Let hops that only want to leave serve on, for nobody can take their place; whether all of them can."""
+        for leg in legs:
+            leg.is_leaving = False
+        return all(leg.fault is None for leg in legs)
+
+    def ban(self, peer: PeerId, error: SwarmError) -> None:
+        """Leave a peer alone for a while, unless what it did is no reason to."""
+        if not isinstance(error, INNOCENT):
+            self._routes.bans.add(peer, error, time.monotonic())
+
+
+def _first_group(legs: Sequence[Leg]) -> tuple[int, int]:
+    """Return the first legs, [start, end), all of which want to be replaced."""
+    start = next(index for index, leg in enumerate(legs) if leg.wants_replacement)
+    end = start
+    while end < len(legs) and legs[end].wants_replacement:
+        end += 1
+    return start, end
+
+
+def _span(legs: Sequence[Leg]) -> Span:
+    return Span(legs[0].hop.start, legs[-1].hop.end)

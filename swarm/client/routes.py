@@ -1,0 +1,97 @@
+"""Which way to go: the client's view of the swarm, what it has measured itself, and who failed it lately."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from swarm.client.bans import Bans
+from swarm.client.config import ClientConfig
+from swarm.client.legs import numerics_of
+from swarm.client.opening import Model
+from swarm.directory import Directory
+from swarm.errors import BlocksMissing, SwarmError
+from swarm.network import Peer
+from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
+from swarm.types import Hop, PeerId, Span, View
+
+POLL_INTERVAL = 0.25
+"""Seconds between looks at the directory while blocks are missing."""
+
+Refused = Mapping[PeerId, SwarmError]
+"""Whom not to ask, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Blocks to be run by others than before.
+
+    Attributes:
+        span: Which.
+        before: Who runs what comes before; None is the client.
+        after: Who runs what comes after; None is the client.
+        numerics: What decides about last bits where it ran before: preferred.
+        on_route: Whoever has a part of the session already, and cannot have another.
+    """
+
+    span: Span
+    before: PeerId | None = None
+    after: PeerId | None = None
+    numerics: str = ""
+    on_route: Collection[PeerId] = ()
+
+
+class Routes:
+    """Finds routes; lives on the bridge's loop.
+
+    Attributes:
+        bans: Who failed us lately.
+    """
+
+    def __init__(self, directory: Directory, peer: Peer, config: ClientConfig) -> None:
+        self._directory = directory
+        self._peer = peer
+        self._config = config
+        self._views: dict[str, tuple[float, View]] = {}
+        self.bans = Bans()
+
+    async def agreement(self, model: Model, *, age: float | None = None) -> Agreement:
+        """Return who serves this very checkpoint, as known at most `age` seconds ago (None: `view_age`)."""
+        oldest = self._config.view_age if age is None else age
+        known = self._views.get(model.name)
+        if known is None or time.monotonic() - known[0] > oldest:
+            view = await self._directory.view(model.name)
+            known = self._views[model.name] = (time.monotonic(), view)
+        return agree(known[1], model.fingerprint)
+
+    def find(self, view: View, stretch: Stretch, refused: Refused) -> tuple[Hop, ...] | None:
+        """Return the best hops for a stretch, or None if some block has nobody.
+
+        The banned are left out where others serve, and those who refused in any case.
+        """
+        now = time.monotonic()
+        for bans in (self.bans.now(now), self.bans.strictest(now)):
+            excluded = {*refused, *bans, *stretch.on_route}
+            alike = [record for record in view.records if numerics_of(record) == stretch.numerics]
+            for records in (alike, view.records) if stretch.numerics else (view.records,):
+                hops = find_route(replace(view, records=tuple(records)), stretch.span, self.costs(), excluded=excluded)
+                if hops is not None:
+                    return hops
+        return None
+
+    def costs(self) -> Costs:
+        """Return what we have measured ourselves."""
+        return Costs(to_client={c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None})
+
+    def missing(self, model: Model, span: Span, agreement: Agreement, refused: Refused, waited: float) -> BlocksMissing:
+        """Return the error that names the blocks which nobody serves, and who refused."""
+        refused = {**self.bans.now(time.monotonic()), **refused}
+        spans = missing_spans(agreement.view, span, excluded=refused)
+        text = f"nobody serves blocks {format_spans(spans or [span])} of {model.name} (waited {waited:.0f} s)"
+        if agreement.others:
+            others = ", ".join(f"{r.span} at {r.peer} ({r.fingerprint[:8]})" for r in agreement.others[:4])
+            text += f"; not used, for they hold another checkpoint than ours ({model.fingerprint[:8]}): {others}"
+        for peer, error in list(refused.items())[:4]:
+            text += f"; {peer} did not take the session: {error}"
+        return BlocksMissing(text + "; start a server with --blocks for these")
