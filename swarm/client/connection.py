@@ -20,6 +20,7 @@ from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
 from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
 from swarm.client.session import Session
+from swarm.client.silence import LOOK_INTERVAL, Silence
 from swarm.client.step_run import StepRun
 from swarm.directory import Directory
 from swarm.errors import BlocksMissing, Busy, HopLeaving, HopTimeout, ModelNotFound, SwarmError, UsageError
@@ -29,15 +30,6 @@ from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
 from swarm.wire import Message, Row
 
 logger = get_logger(__name__)
-
-LOOK_INTERVAL = 0.25
-"""Seconds between looks at sessions that wait."""
-
-STALL = 1.0
-"""Seconds without a sign of a step after which its hops are asked whether they live."""
-
-SILENCE = 1.5
-"""Seconds that they have to answer: an event loop needs milliseconds, on a busy machine a fraction of one."""
 
 
 class Connection:
@@ -57,7 +49,6 @@ class Connection:
         self._sessions: dict[bytes, Session] = {}
         self._routes: Routes | None = None
         self._mender: Mender | None = None
-        self._asked: dict[Channel, float] = {}
         self._task: asyncio.Task[None] | None = None
         self._pid = os.getpid()
 
@@ -182,29 +173,23 @@ class Connection:
 
     def closed(self, channel: Channel, reason: Exception | None) -> None:
         """Tell the sessions whose hop is gone."""
-        self._asked.pop(channel, None)
         for session in list(self._sessions.values()):
             if session.uses(channel):
                 session.lost(channel, reason)
 
-    def _look_for_silent(self) -> None:
-        """Notice hops that are frozen, though their connections are up: libp2p and TCP never do."""
-        now, loop_now = time.monotonic(), asyncio.get_running_loop().time()
-        stalled = [
-            session
-            for session in self._sessions.values()
-            if (since := session.silent_since()) is not None and now - since > STALL
-        ]
-        if not stalled:
-            self._asked.clear()
-        for session in stalled:
-            for leg in session.all_legs:
-                asked_at = self._asked.get(leg.channel)
-                if asked_at is None or leg.channel.heard_at >= asked_at:
-                    self._asked[leg.channel] = loop_now
-                    leg.channel.ping()
-                elif loop_now - asked_at > SILENCE and leg.fault is None:
-                    self.mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
+    def _join(self, peer: Peer, directory: Directory) -> None:
+        """Take our place in a swarm."""
+        self._peer, self._directory = peer, directory
+        self._routes = Routes(directory, peer, self.config)
+        self._mender = Mender(self._routes, self._dial, self.config)
+
+    async def _watch(self) -> None:
+        """Look after the sessions, for ever."""
+        silence = Silence()
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            for session, leg in silence.look(tuple(self._sessions.values())):
+                self.mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         try:
@@ -213,13 +198,10 @@ class Connection:
                 Peer.open(network) as self._peer,
                 Directory.open(self._peer, initial_peers=self._initial_peers, client_mode=True) as self._directory,
             ):
-                self._routes = Routes(self._directory, self._peer, self.config)
-                self._mender = Mender(self._routes, self._dial, self.config)
                 await self._directory.wait_connected(self.config.timeouts.join)
+                self._join(self._peer, self._directory)
                 started.set_result(None)
-                while True:
-                    await asyncio.sleep(LOOK_INTERVAL)
-                    self._look_for_silent()
+                await self._watch()
         except BaseException as error:
             if not started.done():
                 started.set_exception(_first(error))

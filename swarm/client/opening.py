@@ -141,7 +141,7 @@ class Opening:
 
     def received(self, channel: Channel, hop: Hop, message: Message) -> None:
         """Take a hop's answer; one that comes behind all that was asked for counts for nothing."""
-        if self._answers[channel].done():
+        if channel not in self._answers or self._answers[channel].done():
             return
         if isinstance(message, Opened):
             self.free_pages[hop.peer] = message.free_pages
@@ -158,8 +158,8 @@ class Opening:
         return self._settle(channel, error)
 
     def _settle(self, channel: Channel, error: SwarmError | None) -> bool:
-        answer = self._answers[channel]
-        if answer.done():
+        answer = self._answers.get(channel)
+        if answer is None or answer.done():
             return False
         if error is None:
             answer.set_result(None)

@@ -195,8 +195,8 @@ class Session:
     def lose(self, leg: Leg, error: SwarmError) -> None:
         """Note that a hop cannot be used any more."""
         leg.fault = leg.fault or error
-        if self._opening is not None:
-            self._opening.fail(leg.channel, error)
+        if self._opening is not None and self._opening.fail(leg.channel, error):
+            return
         self._fail(error)
 
     def uses(self, channel: Channel) -> bool:
@@ -230,8 +230,11 @@ class Session:
             priority=self.config.priority,
         )
         self._opening = opening = Opening([leg.hop for leg in legs], [leg.channel for leg in legs], wanted)
-        opening.send(self.session_id, messages[len(before) :])
-        await opening.wait(self.config.timeouts.open)
+        try:
+            opening.send(self.session_id, messages[len(before) :])
+            await opening.wait(self.config.timeouts.open)
+        finally:
+            self._opening = None
         self.free_pages |= opening.free_pages
         return opening
 

@@ -16,17 +16,16 @@ from swarm.errors import Busy, HopLost, HopRefused, ProtocolError, SessionLost, 
 from swarm.log import get_logger
 from swarm.network import Channel
 from swarm.server.answers import Answers, prepare, send
+from swarm.server.checks import check_step
 from swarm.server.engine import Engine
 from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
-from swarm.server.work import Work, num_filled
+from swarm.server.work import Work
 from swarm.types import EngineStats, PeerId, Span
-from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Message, Open, Opened, Replay, Stats, Step
-from swarm.wire.codecs import body_bytes
+from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Leaving, Message, Open, Opened, Replay, Stats, Step
 from swarm.wire.encoding import error_of
-from swarm.wire.limits import HASH_BYTES, MAX_HOPS
+from swarm.wire.limits import HASH_BYTES, MAX_TEXT
 from swarm.wire.messages import NO_LINEAGE
-from swarm.wire.rows import TIMING_BYTES
 
 logger = get_logger(__name__)
 
@@ -41,9 +40,6 @@ MAX_REPLAYS = 256
 
 STATS_AGE = 0.05
 """Seconds for which the same stats are told to everybody: whoever asks faster costs nothing."""
-
-MAX_STEP_TOKENS = 4096
-"""Tokens in one step: clients send chunks of some hundreds; the bound keeps one step's workspace small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +107,18 @@ class Handler:
                 lost = SessionLost(f"the session was not used for {silent:.0f} s: open it again")
                 send(session.owner, error_of(lost, session=session.session_id))
 
+    def hand_over(self) -> None:
+        """Ask the clients of all sessions to move them elsewhere."""
+        for session in self._sessions:
+            send(session.owner, Leaving(session.session_id))
+
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Act on one message; nothing raised here leaves this method but `ProtocolError`."""
         match message:
             case Step():
-                self._guard(channel, message.session, message.step, partial(self._step, message, body))
+                self._guard(
+                    self._owner(message, channel), message.session, message.step, partial(self._step, message, body)
+                )
             case Open():
                 self._guard(channel, message.session, 0, partial(self._open, channel, message))
             case Cancel():
@@ -139,9 +142,13 @@ class Handler:
             self._end(session)
 
     def tell_client(self, error: Error) -> None:
-        """Pass a next hop's complaint on to the client whose session it is about."""
+        """Tell the client whose session it is about that the next hop complains, which the client may not have heard.
+
+        It does so only of sessions that it does not know: for us, the way there is broken.
+        """
+        lost = HopLost(f"the next hop says: {error.text}"[:MAX_TEXT])
         try:
-            send(self._sessions.get(error.session).owner, error)
+            send(self._sessions.get(error.session).owner, error_of(lost, session=error.session, step=error.step))
         except SwarmError:
             logger.debug("an error about a session that has ended: %s", error.text)
 
@@ -150,6 +157,10 @@ class Handler:
         for session in self._sessions:
             if session.next_peer == peer:
                 send(session.owner, error_of(HopLost(f"lost the link to {peer}"), session=session.session_id))
+
+    def _owner(self, message: Step, channel: Channel) -> Channel:
+        """Who is to be told of what is wrong with a step: the session's client, where there is one."""
+        return self._sessions.owner_of(message.session) or channel
 
     def _guard(self, channel: Channel, session: bytes, step: int, act: Callable[[], None]) -> None:
         try:
@@ -196,7 +207,9 @@ class Handler:
     def _step(self, message: Step, body: bytearray) -> None:
         arrived_at = time.monotonic()
         session = self._sessions.get(message.session)
-        tokens = self._check(session, message, len(body))
+        tokens = check_step(
+            session, message, len(body), context=self._context_length, hidden_size=self._served.hidden_size
+        )
         if self._engine.is_crowded and self._has_most(session.client):
             raise Busy("the engine's queue is full of your steps")
         session.epoch = max(session.epoch, message.epoch)
@@ -212,35 +225,6 @@ class Handler:
         """Whether half of all that waits, steps or bytes, is one client's."""
         steps, size = self._sessions.waiting_of(client)
         return 2 * steps > self._engine.load or 2 * size > self._engine.bytes_waiting
-
-    def _check(self, session: Session, message: Step, num_bytes: int) -> int:
-        """Return the step's tokens; one pass, for it stands between every frame and its computation."""
-        if message.route and message.route[0] != session.next_peer:
-            raise HopRefused(f"the session was opened with next hop {session.next_peer or 'none'}, open it again")
-        if len(message.times) >= MAX_HOPS * TIMING_BYTES:
-            raise HopRefused(f"a step that has passed {MAX_HOPS} hops already")
-        rows, tokens, filled, context = message.rows, 0, 0, self._context_length
-        for row in rows:
-            tokens += row.length
-            filled += num_filled(row)
-            if row.keep > row.length:
-                raise ProtocolError(f"a row of {row.length} tokens cannot keep {row.keep}")
-            if row.position + row.length > context:
-                raise HopRefused(
-                    f"token {row.position + row.length} is beyond the {context} that a session may have here"
-                )
-        if tokens > MAX_STEP_TOKENS:
-            raise HopRefused(f"a step of more than {MAX_STEP_TOKENS} tokens: send it in chunks")
-        if len(rows) > 1 and len({row.sequence for row in rows}) != len(rows):
-            raise ProtocolError("a step with two rows for one sequence")
-        if message.marks and len(message.marks) != filled * HASH_BYTES:
-            raise ProtocolError(f"{len(message.marks) // HASH_BYTES} marks for {filled} pages")
-        expected = body_bytes(message.codec, tokens=tokens, hidden_size=self._served.hidden_size)
-        if num_bytes != expected:
-            raise ProtocolError(
-                f"a body of {num_bytes} bytes for {tokens} tokens in {message.codec}: {expected} wanted"
-            )
-        return tokens
 
     def _find(self, channel: Channel, message: Find) -> None:
         session = self._sessions.get(message.session)

@@ -151,7 +151,8 @@ class Server:
             self._handler.expire(time.monotonic())
 
     async def _drain(self) -> None:
-        """Let sessions that are in use finish, for at most the drain timeout."""
+        """Have sessions moved elsewhere; those in use that stay may finish, for at most the drain timeout."""
+        self._handler.hand_over()
         deadline = time.monotonic() + self._config.drain_timeout
         if len(self._sessions):
             seconds = self._config.drain_timeout

@@ -146,6 +146,11 @@ class SessionTable:
             raise SessionLost(f"session {session_id[:4].hex()} is not open here")
         return session
 
+    def owner_of(self, session_id: bytes) -> Channel | None:
+        """Return the channel that opened a session; None if there is no such session."""
+        session = self._by_id.get(session_id)
+        return None if session is None else session.owner
+
     def waiting_of(self, client: PeerId) -> tuple[int, int]:
         """Return how many steps, and bytes of activations, of one client wait."""
         own = [session for session in self._by_id.values() if session.client == client]

@@ -20,9 +20,12 @@ from transformers import LlamaConfig
 from swarm.blocks import PAGE_SLOTS
 from swarm.client import ClientConfig, SwarmForCausalLM
 from swarm.client.bridge import bridge
+from swarm.client.legs import Leg
 from swarm.client.opening import Model, Wanted
 from swarm.client.prefixes import KnownPrefixes, filled_pages
 from swarm.client.session import Session
+from swarm.client.splicing import Pending
+from swarm.client.step_run import StepRun
 from swarm.errors import SwarmError, TokenOutOfRange
 from swarm.types import Hop, PeerId, Span
 from swarm.wire import Close, Find, Found, Message, Open, Opened, Result, Step
@@ -112,14 +115,26 @@ class DigestSwarm:
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         hops = [Hop(PeerId(f"hop{index}"), index, index + 1) for index in range(self.num_hops)]
         pairs = [join("client", hop.peer) for hop in hops]
-        session = Session(hops, [near.as_channel() for near, _ in pairs], model, "float32", self.config)
+        legs = [Leg(hop, near.as_channel(), ()) for hop, (near, _) in zip(hops, pairs, strict=True)]
+        session = Session(legs, model, "float32", self.config)
         held = Held(self, [far for _, far in pairs])
         self._ours[session.session_id] = session
         self.sessions.append(held)
         for index, (near, far) in enumerate(pairs):
             near.receiver, far.receiver = self, HopEnd(held, index)
-        await session.open([() for _ in hops], wanted)
+        await session.open(wanted)
         return session
+
+    async def step(self, session: Session, *words: Any) -> Tensor:
+        return await StepRun(session, *words).go_on()
+
+    @property
+    def mender(self) -> DigestSwarm:
+        return self
+
+    async def mend(self, session: Session, error: SwarmError, pending: Pending) -> None:
+        """There are no other hops."""
+        raise error
 
     def forget(self, session: Session) -> None:
         session.close()

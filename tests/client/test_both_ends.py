@@ -16,8 +16,10 @@ from transformers import LlamaForCausalLM
 from swarm.blocks import BlockStack, Checkpoint, KVCache, ModelEnds, open_checkpoint
 from swarm.client import ClientConfig, SwarmForCausalLM
 from swarm.client.bridge import bridge as the_bridge
+from swarm.client.legs import Leg
 from swarm.client.opening import Model, Wanted
 from swarm.client.session import Session
+from swarm.client.step_run import StepRun
 from swarm.client.streaming import TokenStream
 from swarm.server.engine import Engine
 from swarm.server.handler import Handler, Served
@@ -81,12 +83,16 @@ class Swarm:
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         channels = [self.net.dial("client", hop.peer) for hop in self.hops]
-        session = Session(self.hops, [end.as_channel() for end in channels], model, "float32", self.config)
+        legs = [Leg(hop, end.as_channel(), ()) for hop, end in zip(self.hops, channels, strict=True)]
+        session = Session(legs, model, "float32", self.config)
         self.sessions[session.session_id] = session
         for end in channels:
             end.receiver = self
-        await session.open([() for _ in self.hops], wanted)
+        await session.open(wanted)
         return session
+
+    async def step(self, session: Session, *words: Any) -> torch.Tensor:
+        return await StepRun(session, *words).go_on()
 
     def forget(self, session: Session) -> None:
         session.close()

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from swarm.client.config import ClientConfig, Timeouts
+from swarm.client.legs import Leg
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import extend_hashes
 from swarm.client.session import Session
+from swarm.client.step_run import StepRun
 from swarm.errors import BadResult, Busy, HopLost, HopRefused, HopTimeout, ProtocolError, SwarmError
 from swarm.types import Hop, PeerId
 from swarm.wire import Cancel, Close, Error, Find, Found, Open, Opened, Result, Row, Step
@@ -34,11 +36,12 @@ class Bench:
     def __init__(self, config: ClientConfig = PATIENT) -> None:
         self.ends = [End(name) for name in NAMES]
         hops = [Hop(PeerId(name), 10 * index, 10 * index + 10) for index, name in enumerate(NAMES)]
+        legs = [Leg(hop, end.as_channel(), (f"/{end.remote}",)) for hop, end in zip(hops, self.ends, strict=True)]
         model = Model(name="m", fingerprint="f", hidden_size=2)
-        self.session = Session(hops, [end.as_channel() for end in self.ends], model, "float32", config)
+        self.session = Session(legs, model, "float32", config)
 
     def open(self) -> asyncio.Task[None]:
-        return asyncio.create_task(self.session.open([(f"/{name}",) for name in NAMES]))
+        return asyncio.create_task(self.session.open())
 
     async def opened(self) -> Bench:
         opening = self.open()
@@ -59,7 +62,7 @@ class Bench:
         self.answer(hop, error_of(error, session=self.session.session_id, step=step))
 
     async def step(self, rows: list[Row], hidden: Tensor) -> asyncio.Task[Tensor]:
-        task = asyncio.create_task(self.session.step(rows, hidden))
+        task = asyncio.create_task(StepRun(self.session, rows, hidden).go_on())
         await settle()
         return task
 
@@ -209,16 +212,16 @@ async def test_a_lost_channel_fails_the_step_under_way_and_all_later_ones() -> N
     bench = await Bench().opened()
     task = await bench.step([Row(0, 0, 0, 1, 1)], tokens(1))
     bench.session.lost(bench.ends[1].as_channel(), HopTimeout("silent"))
-    for step in (task, bench.session.step([Row(0, 0, 0, 1, 1)], tokens(1))):
+    for step in (task, StepRun(bench.session, [Row(0, 0, 0, 1, 1)], tokens(1)).go_on()):
         with pytest.raises(HopLost, match=r"lost hop 10:20@middle: silent"):
             await step
-    assert not bench.session.is_usable
+    assert bench.session.wants_mending and isinstance(bench.session.broken, HopLost)
 
 
 async def test_a_step_without_a_result_in_time_names_the_route() -> None:
     bench = await Bench(replace(PATIENT, timeouts=QUICK.timeouts)).opened()
     with pytest.raises(HopTimeout, match=r"0:10@first -> 10:20@middle -> 20:30@last"):
-        await bench.session.step([Row(0, 0, 0, 1, 1)], tokens(1))
+        await StepRun(bench.session, [Row(0, 0, 0, 1, 1)], tokens(1)).go_on()
 
 
 async def test_a_cancelled_step_raises_the_epoch_and_tells_every_hop() -> None:
@@ -262,7 +265,7 @@ async def test_each_hop_is_told_the_length_of_the_route_the_priority_and_its_own
 
 
 def opening_with(bench: Bench, wanted: Wanted) -> asyncio.Task[None]:
-    return asyncio.create_task(bench.session.open([(f"/{name}",) for name in NAMES], [wanted]))
+    return asyncio.create_task(bench.session.open([wanted]))
 
 
 async def test_a_session_begins_with_what_every_hop_still_holds() -> None:
@@ -303,8 +306,8 @@ async def test_a_hop_that_found_more_than_was_asked_is_not_used() -> None:
 async def test_chunks_carry_the_hashes_of_the_pages_that_they_fill() -> None:
     bench = await Bench().opened()
     hashes = extend_hashes((), range(40))
-    bench.session._config = replace(PATIENT, chunk_tokens=20)
-    task = asyncio.create_task(bench.session.step([Row(0, 0, 0, 40, 0)], tokens(40), [hashes]))
+    bench.session.config = replace(PATIENT, chunk_tokens=20)
+    task = asyncio.create_task(StepRun(bench.session, [Row(0, 0, 0, 40, 0)], tokens(40), [hashes]).go_on())
     await settle()
     assert [step.marks for step in bench.steps] == [hashes[0], hashes[1]]
     for step in bench.steps:

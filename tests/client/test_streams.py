@@ -19,6 +19,7 @@ from swarm.client.prefixes import extend_hashes
 from swarm.client.steps import MAX_AHEAD
 from swarm.errors import Busy, HopFailed, HopTimeout, PromptTooLong, TokenOutOfRange, UsageError
 from swarm.wire import Step
+from swarm.wire.rows import TRY_BITS
 from tests.builders import some_ids
 from tests.client.digest_swarm import CONTEXT, END, DigestSwarm, on_bridge, text_after
 
@@ -119,7 +120,7 @@ async def test_a_step_that_fails_ends_its_own_stream_only(swarm: DigestSwarm) ->
 
     def fail_first(step: Step) -> Any:
         told.append(step.session)
-        return HopFailed("out of paper") if step.step == 9 and step.session == told[0] else None
+        return HopFailed("out of paper") if step.step >> TRY_BITS == 9 and step.session == told[0] else None
 
     swarm.fails = fail_first
     results = await asyncio.gather(
@@ -132,7 +133,7 @@ async def test_a_step_that_fails_ends_its_own_stream_only(swarm: DigestSwarm) ->
 
 
 async def test_tokens_before_a_fault_are_given(swarm: DigestSwarm) -> None:
-    swarm.fails = lambda step: HopFailed("out of paper") if step.step == 9 else None
+    swarm.fails = lambda step: HopFailed("out of paper") if step.step >> TRY_BITS == 9 else None
     seen = []
     with pytest.raises(HopFailed):  # noqa: PT012 - what came before the fault is the point
         async for token in swarm.model().stream(PROMPT, max_new_tokens=30):
@@ -227,7 +228,7 @@ async def test_at_least_one_token_is_computed(swarm: DigestSwarm) -> None:
 
 
 async def test_a_session_that_begins_again_finds_its_own_pages(swarm: DigestSwarm) -> None:
-    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step == 30 else None
+    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step >> TRY_BITS == 30 else None
     assert await read(swarm.model().stream(PROMPT, max_new_tokens=60)) == text_after(PROMPT, 60)
     assert len(swarm.sessions) == 3 and swarm.num_tokens < 80 + 2 * 17
 
@@ -315,14 +316,14 @@ def test_beams_go_on_after_a_busy_hop(swarm: DigestSwarm) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "num_beams": 3, "do_sample": False}
     expected = swarm.model().generate(torch.tensor([PROMPT]), **options)
     before = len(swarm.sessions)
-    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step == 8 else None
+    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step >> TRY_BITS == 8 else None
     assert torch.equal(swarm.model().generate(torch.tensor([PROMPT]), **options), expected)
     assert len(swarm.sessions) > before + 1
 
 
 def test_embeddings_are_tried_again_in_place(swarm: DigestSwarm) -> None:
     model = swarm.model()
-    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step == 4 else None
+    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step >> TRY_BITS == 4 else None
     embeds = model.get_input_embeddings()(torch.tensor([PROMPT]))
     text = model.generate(inputs_embeds=embeds, max_new_tokens=10, do_sample=False)
     assert text[0].tolist() == text_after(PROMPT, 10) and len(swarm.sessions) == 1

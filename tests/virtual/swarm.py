@@ -59,6 +59,10 @@ class TurnsOnLoop(Engine):
         super().find(*words)
         self._wake(self.seconds)
 
+    def replay(self, *words: Any) -> None:
+        super().replay(*words)
+        self._wake(0.0)
+
     def release(self, session: Any) -> None:
         super().release(session)
         self._wake(0.0)
@@ -199,9 +203,8 @@ class VirtualSwarm:
         """Return a client's connection, which is in the swarm already; `config` is a `ClientConfig`'s."""
         fields: dict[str, Any] = {"initial_peers": (), "chunk_tokens": 8, "view_age": 0.0, **config}
         connection = Connection(ClientConfig(**fields))
-        connection._peer = self.net.peer(name, timeouts=self.timeouts)
-        connection._directory = cast(Any, VirtualDirectory(self))
-        connection._task = asyncio.create_task(_for_ever())
+        connection._join(self.net.peer(name, timeouts=self.timeouts), cast(Any, VirtualDirectory(self)))
+        connection._task = asyncio.create_task(connection._watch())
         self._clients.append(connection._task)
         return connection
 
@@ -241,19 +244,19 @@ class VirtualSwarm:
             reach=Reach.DIRECT,
         )
 
-    async def step(self, session: Session, ids: Sequence[int], *, position: int) -> Tensor:
-        """Run tokens at `position` of sequence 0 through a session; returns the last one's logits (V,)."""
+    async def step(self, client: Connection, session: Session, ids: Sequence[int], *, position: int) -> Tensor:
+        """Run tokens at `position` of sequence 0 through a client's session; returns the last one's logits (V,)."""
         places = torch.arange(position, position + len(ids))
         hidden = self.ends.place(self.ends.embed(torch.tensor(list(ids))), places)
-        kept = await session.step([Row(0, 0, position, len(ids), 1)], hidden)
+        kept = await client.step(session, [Row(0, 0, position, len(ids), 1)], hidden)
         return self.ends.logits(kept)[-1]
 
-    async def generate(self, session: Session, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    async def generate(self, client: Connection, session: Session, prompt: Sequence[int], new_tokens: int) -> list[int]:
         """Return the greedy continuation of a prompt."""
         found: list[int] = []
         feed, position = list(prompt), 0
         for _ in range(new_tokens):
-            logits = await self.step(session, feed, position=position)
+            logits = await self.step(client, session, feed, position=position)
             position += len(feed)
             feed = [int(logits.argmax())]
             found += feed
@@ -287,10 +290,6 @@ def run_swarm(
                 await swarm.close()
 
     return run(tell())
-
-
-async def _for_ever() -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
