@@ -36,8 +36,9 @@ class ClientConfig:
 
     Attributes:
         initial_peers: Multiaddrs of any peers of the swarm, each ending in /p2p/ID.
-        codec: How activations travel: "auto" is the widest dtype among the route's hops, so that
-            nothing is lost; "int8" is a quarter of float32, with a bounded error.
+        codec: How activations travel: "auto" is the widest dtype among the route's hops; "int8" is a quarter of
+            float32, with a bounded error. In "float32" nothing is rounded on the way: the text depends neither on
+            where the model is split nor on hops that are replaced in the middle of it.
         chunk_tokens: Tokens per step of a long prompt: small enough that the hops work at the
             same time and others' steps slip in between, large enough for full-speed matmuls.
         view_age: Seconds for which a view of the swarm is reused.

@@ -55,8 +55,8 @@ class Batcher:
         """Bring a batch `num_blocks` further, or to its end."""
         span = run.next_blocks(num_blocks)
         if run.tokens:
-            goes_on = span.end < run.span.end
-            run.hidden = self._stack.forward(run.hidden, run.rows, self._cache, span=span, goes_on=goes_on)
+            # They go on here or at the next hop: only the session's codec may round them.
+            run.hidden = self._stack.forward(run.hidden, run.rows, self._cache, span=span, goes_on=True)
         run.block = span.end
 
     def run_whole(self, pieces: Sequence[Piece]) -> list[Piece]:
@@ -147,8 +147,8 @@ class Batcher:
     def _read(self, work: Work) -> None:
         assert work.body is not None
         width = self._stack.config.hidden_size
-        hidden = decode_tensor(work.body, work.step.codec, tokens=work.tokens, hidden_size=width)
-        work.hidden, work.body = hidden.to(self._stack.dtype), None
+        work.hidden = decode_tensor(work.body, work.step.codec, tokens=work.tokens, hidden_size=width)
+        work.body = None
 
     def _prepared(self, work: Work, number: int, position: int, length: int) -> BlockRow:
         sequence = work.owner.sequences[number]

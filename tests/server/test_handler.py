@@ -15,8 +15,9 @@ import torch
 
 from swarm.blocks import BlockStack, KVCache
 from swarm.errors import AddressInvalid, Busy, HopLost, HopRefused, PeerUnreachable, ProtocolError, SessionLost
+from swarm.server.checks import MAX_STEP_TOKENS
 from swarm.server.engine import Engine
-from swarm.server.handler import MAX_STEP_TOKENS, UNUSED_TIMEOUT, Handler, Served
+from swarm.server.handler import UNUSED_TIMEOUT, Handler, Served
 from swarm.server.links import Links
 from swarm.server.sessions import SessionTable
 from swarm.types import EngineStats, Span
@@ -293,7 +294,7 @@ async def test_complaints_of_the_next_hop_and_a_lost_link_reach_the_client(stack
         assert far is not None
         far.send(Error(ID, 4, SessionLost.code, "not open here"))
         answer, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 20)
-        assert is_error(answer, SessionLost) and answer.step == 4
+        assert is_error(answer, HopLost, "not open here") and answer.step == 4
         far.close(HopLost("gone"))
         answer, _ = await asyncio.wait_for(here.client.receiver.queue.get(), 20)
         assert is_error(answer, HopLost, "next") and answer.step == 0

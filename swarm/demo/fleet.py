@@ -1,0 +1,93 @@
+"""Servers that come and go: real processes of this machine, each with a name and a key of its own, in one swarm."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from swarm.demo.processes import Process
+from swarm.types import PeerId
+
+LOOPBACK = ("--host-maddrs", "/ip4/127.0.0.1/tcp/0")
+
+
+class Fleet:
+    """A bootstrap peer and named servers; made by `fleet`.
+
+    Attributes:
+        addr: The bootstrap's multiaddr: what `initial_peers` needs.
+        servers: Those that run, by name.
+    """
+
+    def __init__(self, folder: Path, flags: Sequence[str]) -> None:
+        self.folder = folder
+        self.servers: dict[str, Process] = {}
+        self._flags = tuple(flags)
+        self._peers: dict[PeerId, str] = {}
+        self._commands: dict[str, tuple[str, ...]] = {}
+        self.bootstrap, self.addr = self._start_bootstrap()
+
+    def start(self, spans: Mapping[str, str], *flags: str, model: str | None = None) -> None:
+        """Start servers at once and wait until they are ready.
+
+        Args:
+            spans: For each name what `--blocks` says.
+            flags: Further flags of these.
+            model: MODEL; the bundled one by default.
+        """
+        for name, blocks in spans.items():
+            key = str(self.folder / f"{name}.key")
+            words = ["swarm.server", *([model] if model else []), "--blocks", blocks, "--identity-path", key]
+            self._commands[name] = (*words, "--initial-peers", self.addr, *LOOPBACK, *self._flags, *flags)
+        self.restart(*spans)
+
+    def restart(self, *names: str) -> None:
+        """Start servers again that have ended, with the same keys, and wait until they are ready."""
+        for name in names:
+            self.servers[name] = Process.start(*self._commands[name], log=self.folder / f"{name}.log")
+        for name in names:
+            self._peers[PeerId(self.servers[name].wait_ready()["peer"])] = name
+
+    def name(self, peer: PeerId) -> str:
+        """Return the name of the server with this peer id."""
+        return self._peers[peer]
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a server a signal; one that ends by SIGKILL is waited for."""
+        self.servers[name].popen.send_signal(number)
+        if number is signal.SIGKILL:
+            self.servers.pop(name).popen.wait()
+
+    def stop(self) -> None:
+        """End all processes."""
+        everyone = [*self.servers.values(), self.bootstrap]
+        for process in everyone:
+            for number in (signal.SIGCONT, signal.SIGTERM):
+                with suppress(ProcessLookupError):
+                    process.popen.send_signal(number)
+        for process in everyone:
+            process.wait_stopped()
+
+    def _start_bootstrap(self) -> tuple[Process, str]:
+        key = str(self.folder / "bootstrap.key")
+        words = ["swarm.bootstrap", "--identity-path", key, *LOOPBACK]
+        process = Process.start(*words, log=self.folder / "bootstrap.log")
+        return process, process.wait_ready()["addr"]
+
+
+@contextmanager
+def fleet(*flags: str) -> Iterator[Fleet]:
+    """Run a bootstrap peer, and servers as they are asked for, until the block is left.
+
+    Args:
+        flags: Of all servers, such as `--threads 1`.
+    """
+    with tempfile.TemporaryDirectory(prefix="swarm-fleet-") as folder:
+        running = Fleet(Path(folder), flags)
+        try:
+            yield running
+        finally:
+            running.stop()
