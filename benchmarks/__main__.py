@@ -9,6 +9,7 @@ from importlib import import_module
 
 NAMES = {
     "decode": "tokens/s, time to first token and per-hop overhead of one stream, beside local transformers",
+    "failover": "servers killed and frozen under running texts: do they come, equal, after what pause",
     "kernels": "linear layers and whole blocks: time, share of the read bandwidth, error by format, beside torch's",
     "serving": "many sessions at once: tokens/s, time to first token, gaps, a long prompt beside them",
     "quality": "perplexity of a text by weight format, on local blocks",

@@ -18,7 +18,7 @@ from swarm.client.config import ClientConfig
 from swarm.client.legs import Leg
 from swarm.client.opening import HopUnusable
 from swarm.client.refusals import Refusals
-from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
+from swarm.client.routes import OLDEST, POLL_INTERVAL, Refused, Routes, Stretch
 from swarm.client.session import Session
 from swarm.client.splicing import Pending, splice
 from swarm.errors import (
@@ -133,7 +133,7 @@ class Mender:
                 self.ban(leg.peer, leg.fault)
         began = time.monotonic()
         refusals = Refusals(began + self._timeouts.coverage)
-        age: float | None = None
+        age = OLDEST  # no time to look, as long as somebody is known
         while True:
             agreement = await self._routes.agreement(session.model, age=age)
             refused = refusals.now(time.monotonic())

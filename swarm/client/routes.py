@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -11,10 +12,20 @@ from swarm.client.config import ClientConfig
 from swarm.client.legs import numerics_of
 from swarm.client.opening import Model
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, SwarmError
+from swarm.errors import BlocksMissing, SwarmError, SwarmUnreachable
+from swarm.log import get_logger
 from swarm.network import Peer
 from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
 from swarm.types import Hop, PeerId, Span, View
+
+logger = get_logger(__name__)
+
+PATIENCE = 0.2
+"""Seconds that a look into the directory may take while there is an older one to go by: who searches a directory of
+which a member is frozen waits for seconds."""
+
+OLDEST = 60.0
+"""Seconds after which a look counts for nothing: what it has seen has expired."""
 
 POLL_INTERVAL = 0.25
 """Seconds between looks at the directory while blocks are missing."""
@@ -54,16 +65,36 @@ class Routes:
         self._peer = peer
         self._config = config
         self._views: dict[str, tuple[float, View]] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self.bans = Bans()
 
     async def agreement(self, model: Model, *, age: float | None = None) -> Agreement:
-        """Return who serves this very checkpoint, as known at most `age` seconds ago (None: `view_age`)."""
+        """Return who serves this very checkpoint, as seen at most `age` seconds ago (None: `view_age`).
+
+        A new look that takes long goes on in the background, while the one before counts.
+        """
         oldest = self._config.view_age if age is None else age
-        known = self._views.get(model.name)
-        if known is None or time.monotonic() - known[0] > oldest:
-            view = await self._directory.view(model.name)
-            known = self._views[model.name] = (time.monotonic(), view)
-        return agree(known[1], model.fingerprint)
+        known, now = self._views.get(model.name), time.monotonic()
+        if known is None or now - known[0] > oldest:
+            looking = self._looking.get(model.name)
+            if looking is None:
+                looking = self._looking[model.name] = asyncio.create_task(self._look(model.name))
+            is_fresh = known is not None and now - known[0] < OLDEST
+            await asyncio.wait((looking,), timeout=PATIENCE if is_fresh else None)
+            if known is None or not is_fresh:
+                looking.result()  # raises what went wrong
+        return agree(self._views[model.name][1], model.fingerprint)
+
+    async def _look(self, name: str) -> None:
+        try:
+            view = await self._directory.view(name)
+            self._views[name] = (time.monotonic(), view)
+        except SwarmUnreachable as error:
+            if name not in self._views:
+                raise
+            logger.info("looking for servers of %s: %s", name, error)
+        finally:
+            del self._looking[name]
 
     def find(self, view: View, stretch: Stretch, refused: Refused) -> tuple[Hop, ...] | None:
         """Return the best hops for a stretch, or None if some block has nobody.
