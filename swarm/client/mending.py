@@ -128,7 +128,8 @@ class Mender:
 
     async def _replace(self, session: Session, start: int, end: int, error: SwarmError, pending: Pending) -> None:
         """Put other hops in the place of legs [start, end), or find that more than these must be replaced."""
-        for leg in session.legs[start:end]:
+        lost = session.legs[start:end]
+        for leg in lost:
             if leg.fault is not None:
                 self.ban(leg.peer, leg.fault)
         began = time.monotonic()
@@ -138,35 +139,46 @@ class Mender:
             agreement = await self._routes.agreement(session.model, age=age)
             refused = refusals.now(time.monotonic())
             chosen = self._choose(session, start, end, agreement.view, refused)
-            if chosen is None:
-                if self._stays(session.legs[start:end]):
-                    return
-                waited = time.monotonic() - began
-                if any(isinstance(leg.fault, RemoteError) for leg in session.legs[start:end]):
-                    raise error  # they refuse or fail: waiting for others makes no sense
-                if waited > self._timeouts.coverage:
-                    span = _span(session.legs[start:end])
-                    raise self._routes.missing(session.model, span, agreement, refused, waited) from error
-                age = 0.0
-                await asyncio.sleep(POLL_INTERVAL)
+            if chosen is not None:
+                try:
+                    return await self._take_over(session, *chosen, agreement.view, error, pending)
+                except HopUnusable as unusable:
+                    logger.info("hop %s does not take the session: %s", unusable.peer, unusable.error)
+                    self.ban(unusable.peer, unusable.error)
+                    refusals.add(unusable.peer, unusable.error, time.monotonic())
+                    if not session.is_usable or not session.tries.again(self._timeouts.mend):
+                        raise error from unusable
                 continue
-            try:
-                legs = await self._dial(chosen[2], agreement.view)
-                await splice(session, *chosen[:2], legs, pending)
-            except HopUnusable as unusable:
-                logger.info("hop %s does not take the session: %s", unusable.peer, unusable.error)
-                self.ban(unusable.peer, unusable.error)
-                refusals.add(unusable.peer, unusable.error, time.monotonic())
-                if not session.is_usable or not session.tries.again(self._timeouts.mend):
-                    raise error from unusable
-            except SwarmError as lost:
-                if not session.is_usable or not session.tries.again(self._timeouts.mend):
-                    raise error from lost
-                return  # another hop of the route was lost meanwhile
-            else:
-                route = " -> ".join(map(str, chosen[2]))
-                logger.info("session %s goes on over %s", session.session_id[:4].hex(), route)
+            if age:
+                age = 0.0
+                continue
+            if self._stays(lost):
                 return
+            if any(isinstance(leg.fault, RemoteError) for leg in lost):
+                raise error  # they refuse or fail: waiting for others makes no sense
+            waited = time.monotonic() - began
+            if waited > self._timeouts.coverage:
+                raise self._routes.missing(session.model, _span(lost), agreement, refused, waited) from error
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def _take_over(
+        self,
+        session: Session,
+        start: int,
+        end: int,
+        hops: tuple[Hop, ...],
+        view: View,
+        error: SwarmError,
+        pending: Pending,
+    ) -> None:
+        """Splice hops in; raises HopUnusable if one of them is of no use."""
+        try:
+            await splice(session, start, end, await self._dial(hops, view), pending)
+        except SwarmError as lost:  # another hop of the route was lost meanwhile
+            if not session.is_usable or not session.tries.again(self._timeouts.mend):
+                raise error from lost
+        else:
+            logger.info("session %s goes on over %s", session.session_id[:4].hex(), " -> ".join(map(str, hops)))
 
     def _choose(
         self, session: Session, start: int, end: int, view: View, refused: Refused
