@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from statistics import median
 
 from swarm.planning.coverage import DIGITS
@@ -101,8 +102,7 @@ class Outlook:
         speeds = [r.decode_per_s for r in records.values() if r.decode_per_s > 0]
         speed = median(speeds) if speeds else 1.0
         outlook = cls(records, Levels.nothing(num_blocks), num_blocks, speed, view.taken_at, ttl)
-        for record in records.values():
-            outlook._count(outlook.levels, record)
+        outlook._count_all(outlook.levels)
         return outlook
 
     def speed_of(self, record: ServerRecord) -> float:
@@ -134,6 +134,27 @@ class Outlook:
                 self._count(levels, record, -1)
                 self._count(levels, replace(record, next_span=None))
         return levels
+
+    def _count_all(self, levels: Levels) -> None:
+        """As `_count` for each record, by the changes from block to block: spans may be long, servers many."""
+        size = self.num_blocks + 1
+        shares, counts, held = [0.0] * size, [0] * size, [0] * size
+        for record in self.records.values():
+            future, speed = future_span(record), self.speed_of(record)
+            start, end = min(future.start, self.num_blocks), min(future.end, self.num_blocks)
+            share = speed / len(future)
+            shares[start] += share
+            shares[end] -= share
+            counts[start] += 1
+            counts[end] -= 1
+            if self.is_held(record):
+                held[min(record.span.start, self.num_blocks)] += 1
+                held[min(record.span.end, self.num_blocks)] -= 1
+            levels.total += speed
+        levels.num_expected[:] = accumulate(counts[:-1])
+        levels.num_held[:] = accumulate(held[:-1])
+        sums = zip(accumulate(shares[:-1]), levels.num_expected, strict=True)
+        levels.expected[:] = [round(amount, DIGITS) if count else 0.0 for amount, count in sums]
 
     def _count(self, levels: Levels, record: ServerRecord, sign: int = 1) -> None:
         levels.expect(future_span(record), self.speed_of(record), sign)

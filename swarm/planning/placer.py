@@ -42,14 +42,14 @@ MAX_CLAIM_LOOKS = 4
 MIN_MOVE_WAIT = 2.0
 """Seconds that a wish to move waits at least, however short the ttl: twice what the directory takes."""
 
-LEASE = 600.0
+LEASE = 900.0
 """Seconds, up to half as much again, that a server stays before it moves for anything but a hole."""
 
 LOADS_PER_LEASE = 20.0
 """A lease is at least so many times as long as loading took, or moving would cost more than it gains."""
 
-CROWD = 256
-"""Servers from which on each one looks rarer, so that the swarm together looks as often."""
+CROWD = 32
+"""Servers from which on each one looks rarer: a look reads the records of all, and one of them looks all the time."""
 
 RAREST = 15.0
 """Looks are not stretched further than that: five times the ttl."""
@@ -117,10 +117,13 @@ class Placer:
         span = neediest(outlook.without(self.peer), len(self._record.span))
         return self._claim(span, now, since=now)
 
-    def settled(self, span: Span, now: float, speed: float) -> Decision:
-        """Begin as one who already serves `span`."""
+    def resume(self, span: Span, now: float, *, speed: float, held_since: float) -> Decision:
+        """Begin as one who already serves `span`, since `held_since`."""
         self._record = replace(self._record, span=span)
-        return self.loaded(now, speed)
+        decision = replace(self.loaded(now, speed), since=held_since)
+        self._held_since = held_since
+        self._record = replace(self._record, since=held_since)
+        return decision
 
     def look(self, outlook: Outlook, now: float) -> Decision:
         """Decide again, after the last decision was stored and its `look_at` has come."""
