@@ -51,8 +51,8 @@ LOADS_PER_LEASE = 20.0
 CROWD = 32
 """Servers from which on each one looks rarer: a look reads the records of all, and one of them looks all the time."""
 
-RAREST = 15.0
-"""Looks are not stretched further than that: five times the ttl."""
+RAREST = 30.0
+"""Looks are not stretched further than that: ten times the ttl."""
 
 DESPERATE_TTLS = 2.0
 """For how many ttls there is a hole before we do not count on others to fill it: they may serve fixed spans."""

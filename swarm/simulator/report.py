@@ -154,7 +154,7 @@ def as_text(config: SimulatorConfig, report: Report, *, took: float) -> str:
     )
     if report.routes:
         text += (
-            f"route latency  {report.latency_median:9.2f} times the best path (median), {report.latency_p95:.2f} at p95; "
+            f"route time     {report.latency_median:9.2f} of the best path's (median), {report.latency_p95:.2f} (p95); "
             f"{1e3 * report.step_median:.0f} ms a step against {1e3 * report.best_median:.0f} ms\n"
             f"hops           {report.hops_mean:9.1f} on average, {report.dead_hops:.2f} dead servers met, "
             f"{report.routes_failed} of {report.routes + report.routes_failed} clients without a route\n"

@@ -1,15 +1,16 @@
 """Routes through a simulated swarm: what a client finds with what it can know, against the best there is.
 
 The client is somewhere, reads the directory as it is then (late by a store, with dead servers that have not
-expired), samples it, pings some servers that may be its first or last hop, and calls the real `find_route`. Who is
-dead it finds out by dialling, and routes again without. What that route takes in truth is compared with the
-shortest path through all servers that serve at that moment, with all true distances and speeds, by a search that
-may even pass a server twice: a bound that no route can beat.
+expired), samples it, pings some servers that may be its first or last hop, and calls the real `find_route`. Hops of
+the route found that it has not measured it pings too, and routes again, some times: what nobody has measured looks
+better than it is, or it would not have been chosen. Who is dead it finds out by that, and leaves out. What the
+route takes in truth is compared with the shortest path through all servers that serve at that moment, with all true
+distances and speeds, by a search that may even pass a server twice: a bound that no route can beat.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -20,11 +21,11 @@ from swarm.simulator.servers import SimulatedServer
 from swarm.simulator.world import World
 from swarm.types import Hop, PeerId, Span
 
-PINGED = 48
+PINGED = 64
 """Servers that a client measures before it chooses."""
 
-MAX_DIALS = 20
-"""Routes tried until one has no dead server."""
+MAX_ROUNDS = 12
+"""Routes that a client tries until one has only hops that it has measured; then it takes the first that is alive."""
 
 Servers = list[SimulatedServer]
 
@@ -72,6 +73,7 @@ class RouteMeter:
             self.num_failed += 1
             return
         servers = [world.servers[hop.peer] for hop in hops]
+        assert all(s.serving is not None and s.serving.covers(hop.span) for s, hop in zip(servers, hops, strict=True))
         alive = [server for server in world.servers.values() if server.serving is not None and not server.is_cut]
         self.measured.append(
             Measured(
@@ -87,30 +89,38 @@ class RouteMeter:
         """The route of a client there, and how many dead servers it met before."""
         world, span = self.world, Span(0, self.world.config.blocks)
         view = world.view()
-        costs = Costs.of(view)
-        few = sample(view, span, costs)
-        ends = [r for r in few.records if r.span.start == 0 or r.span.end == span.end]
-        pinged = [server for r in ends[:PINGED] if (server := world.servers.get(r.peer)) is not None]
-        to_client = {server.peer: round_trip(place, server.machine.place) for server in pinged}
-        costs = Costs.of(view, to_client)
-        few = sample(view, span, costs)
+        few = sample(view, span, Costs.of(view))
+        ends = [r.peer for r in few.records if r.span.start == 0 or r.span.end == span.end]
+        to_client: dict[PeerId, float] = {}
         dead: set[PeerId] = set()
-        for _ in range(MAX_DIALS):
+        self._ping(place, ends[:PINGED], to_client, dead)
+        costs = Costs.of(view, to_client)
+        few = sample(view, span, costs, excluded=dead)
+        for rounds in range(2 * MAX_ROUNDS):
+            is_last = rounds >= MAX_ROUNDS  # from then on any route will do whose servers are alive
             hops = find_route(few, span, costs, excluded=dead)
-            if hops is None and few is not view:
-                few = view  # the sample's servers are dead: look at all
+            if hops is None and few is view:
+                break
+            if hops is None:
+                few = view  # all that the sample has of some block are dead
                 continue
-            lost = {hop.peer for hop in hops or () if not self._is_there(hop)}
-            if not lost:
-                return hops or (), len(dead)
-            dead |= lost
+            unknown = [hop.peer for hop in hops if hop.peer not in to_client]
+            self._ping(place, unknown, to_client, dead)
+            if not unknown or (is_last and dead.isdisjoint(unknown)):
+                return hops, len(dead)
+            costs = replace(costs, to_client=dict(to_client))
         return (), len(dead)
 
-    def _is_there(self, hop: Hop) -> bool:
-        server = self.world.servers.get(hop.peer)
-        if server is None or server.is_cut or server.serving is None:
-            return False
-        return server.serving.covers(hop.span)
+    def _ping(self, place: Place, peers: list[PeerId], to_client: dict[PeerId, float], dead: set[PeerId]) -> None:
+        for peer in peers:
+            if self._is_there(peer):
+                to_client[peer] = round_trip(place, self.world.servers[peer].machine.place)
+            else:
+                dead.add(peer)
+
+    def _is_there(self, peer: PeerId) -> bool:
+        server = self.world.servers.get(peer)
+        return server is not None and not server.is_cut and server.serving is not None
 
 
 def true_cost(place: Place, hops: tuple[Hop, ...], servers: Servers) -> float:
