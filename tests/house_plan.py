@@ -41,6 +41,7 @@ ROOMS = {
     "server": _room(4, "torch psutil tqdm"),
     "client": _room(4, "torch transformers uvloop"),
     "bootstrap": _room(5),
+    "simulator": _room(5, "numpy matplotlib"),
     "demo": _room(TOP, "transformers"),
     "doctor": _room(TOP),
     "cli": _room(TOP, "uvloop"),
