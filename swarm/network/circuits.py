@@ -26,11 +26,15 @@ from swarm.types import PeerId
 
 _HOP = "/libp2p/circuit/relay/0.2.0/hop"
 _RESERVE, _CONNECT = 0, 1
-_TYPE, _PEER, _RESERVATION, _STATUS = 1, 2, 3, 5
-"""Fields of a HopMessage; in a Peer, 1 is the id; in a Reservation, 1 is the expiry and 2 the relay's addresses."""
+_TYPE, _PEER, _RESERVATION, _LIMIT, _STATUS = 1, 2, 3, 4, 5
+"""Fields of a HopMessage; in a Peer, 1 is the id; in a Reservation, 1 is the expiry and 2 the relay's addresses; in a
+Limit, 2 is the number of bytes."""
 
 _OK = 100
 _REASONS = {200: "it refuses reservations", 201: "it has too many already", 204: "it has lost our reservation"}
+MIN_BYTES = 1 << 30
+"""That a relay must pass on in one circuit: libp2p's own 128 KiB are a few tokens. Ours pass on 4 GiB."""
+
 MAX_ADDRS = 3
 """Of one relay that we announce: a record has room for few."""
 
@@ -64,7 +68,7 @@ async def reserve(daemon: Daemon, relay: PeerId, myself: PeerId, *, timeout: flo
     try:
         async with asyncio.timeout(timeout):
             reservation = await _reserve(daemon, relay, myself)
-            # One that a relay gave in the first moments of its life is forgotten: its daemon begins anew then.
+            # One that a relay gave before it took itself for public is forgotten: its daemon begins anew then.
             await _check_circuit(daemon, relay, myself)
     except TimeoutError as error:
         raise PeerUnreachable(f"relay {relay}: no answer within {timeout:g} s") from error
@@ -77,6 +81,9 @@ async def _reserve(daemon: Daemon, relay: PeerId, myself: PeerId) -> Reservation
         fields = dict(_fields(await stream.receive()))
         at = stream.remote_addr
     _check(relay, fields)
+    limit = dict(_fields(_bytes(fields.get(_LIMIT, b"")))).get(2, 0)
+    if isinstance(limit, bytes) or 0 < limit < MIN_BYTES:
+        raise PeerUnreachable(f"relay {relay}: it passes on no more than {limit!r:.20} bytes")
     # Where we met it ourselves comes first; it tells only those of its addresses that are public.
     told = list(_fields(_bytes(fields.get(_RESERVATION, b""))))
     found = [at, *(addr for number, value in told if number == 2 and (addr := _addr(value)) is not None)]

@@ -26,6 +26,7 @@ from swarm.network import direct
 from swarm.network.addresses import Endpoint, direct_endpoint, parse_addr, peer_id_of, plain_host, tcp_endpoint
 from swarm.network.channel import Channel
 from swarm.network.config import Timeouts
+from swarm.network.dialling import os_reason
 from swarm.types import PeerId
 from swarm.wire import DialBack, DialedBack, Message
 from swarm.wire.limits import MAX_TEXT
@@ -135,7 +136,9 @@ class DialBacks:
                     await _greet(endpoint)
         except TimeoutError:
             return text, f"no answer within {self._timeouts.dial_back:g} s"
-        except (OSError, SwarmError) as error:
+        except OSError as error:
+            return text, os_reason(error)
+        except SwarmError as error:
             return text, str(error)
         return text, ""
 

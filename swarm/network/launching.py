@@ -33,7 +33,10 @@ _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Of unary calls, which only the directory makes; the most that hivemind's own client takes."""
 
 _CIRCUIT_LIFE = "24h"
-"""Of a connection that we relay for others: the daemon's own 30 minutes would end sessions that are in use."""
+"""Of a connection that we relay for others: the daemon's own 30 minutes would end sessions that are in use.
+
+The daemon relays by these limits only once others told it that it is public, which takes them some seconds; before, and
+in private networks for ever, by libp2p's own, which are of no use to us (see `swarm.network.circuits`)."""
 
 _CIRCUIT_BUFFER_BYTES = 64 * 1024
 """Of each direction of such a connection; the daemon would take 16 MiB, and a few strangers all of our memory."""

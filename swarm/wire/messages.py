@@ -41,7 +41,6 @@ NO_LINEAGE = bytes(HASH_BYTES)
 _COUNT = integer(0, 2**63 - 1)
 _SESSION = blob(SESSION_BYTES)
 _PEER = text(128)
-_HOST = text(64)
 
 
 _ROW = counts_of(Row, MAX_ROWS - 1, MAX_ROWS - 1, MAX_POSITION, MAX_POSITION, MAX_POSITION)
@@ -269,16 +268,13 @@ class DialBack(Message):
 
 @dataclass(frozen=True, slots=True)
 class DialedBack(Message):
-    """Those of the addresses at which the receiver was reached; `text` says why the others failed.
-
-    `seen`: the IP address that the receiver's own connection comes from, as we see it; empty if nothing was tried.
-    """
+    """Where of these the receiver was reached, why not elsewhere, and the IP it comes from ("": nothing was tried)."""
 
     wire_number = 18
     nonce: int = _field(_COUNT)
     addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
     text: str = _field(text(MAX_TEXT), "")
-    seen: str = _field(_HOST, "")
+    seen: str = _field(_PEER, "")
 
 
 KINDS: tuple[type[Message], ...] = (
