@@ -16,7 +16,7 @@ from swarm.directory import Directory
 from swarm.errors import SwarmError
 from swarm.log import get_logger
 from swarm.network import Peer, Reservation, best_first
-from swarm.server.verdict import Finding, judge, order, remedy
+from swarm.server.verdict import Finding, announced, judge, remedy
 from swarm.types import PeerId, Reach
 from swarm.wire import DialedBack
 from swarm.wire.limits import MAX_ADDRS
@@ -80,7 +80,7 @@ class Reachability:
         """For our record: relays' addresses if we are relayed, else all of ours, those first that were reached."""
         if self.reach is Reach.RELAYED:
             return tuple(str(addr) for each in self._reservations for addr in each.addrs)[:MAX_ADDRS]
-        return order((*self._finding.guessed, *self._own_addrs()), self._finding.reached)[:MAX_ADDRS]
+        return announced((*self._finding.guessed, *self._own_addrs()), self._finding.reached)[:MAX_ADDRS]
 
     async def wait_looked(self) -> None:
         """Wait for the first look, `LOOK_TIMEOUT` seconds at most."""
@@ -219,7 +219,7 @@ class Reachability:
             self._routable.clear()
         else:
             self._routable.set()
-        await self._directory.hide(reach in (Reach.RELAYED, Reach.UNREACHABLE))
+        await self._directory.hide(not self._finding.takes_calls)
 
     async def _sleep(self, seconds: float) -> bool:
         """Wait, or until we met others; whether that was it."""

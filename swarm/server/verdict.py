@@ -30,6 +30,13 @@ class Finding:
     seen: tuple[str, ...] = ()
     text: str = ""
 
+    @property
+    def takes_calls(self) -> bool:
+        """Whether libp2p, over which the directory's calls go, reaches us, as far as anybody can tell."""
+        if self.reach is Reach.DIRECT:
+            return any(tcp_endpoint(parse_addr(addr)) is not None for addr in self.reached)
+        return self.reach is Reach.UNKNOWN
+
 
 def judge(asked: Mapping[str, str], answers: Sequence[DialedBack]) -> Finding:
     """Return what these answers say of us.
@@ -55,9 +62,14 @@ def judge(asked: Mapping[str, str], answers: Sequence[DialedBack]) -> Finding:
     return Finding(reach=Reach.UNREACHABLE, guessed=guessed, seen=seen, text=text)
 
 
-def order(addrs: Iterable[str], reached: Sequence[str]) -> tuple[str, ...]:
-    """Return `addrs`, those first at which we were reached."""
-    return tuple(sorted(dict.fromkeys(addrs), key=lambda addr: addr not in reached))
+def announced(addrs: Iterable[str], reached: Sequence[str]) -> tuple[str, ...]:
+    """Return what to announce of `addrs`: those first at which we were reached, and no direct port that is closed.
+
+    Whoever tries a closed one waits for a second before he takes the way that is open.
+    """
+    hosts = {endpoint[0] for addr in reached if (endpoint := _endpoint_of(addr)) is not None}
+    kept = [addr for addr in dict.fromkeys(addrs) if addr in reached or _direct_host(addr) not in hosts]
+    return tuple(sorted(kept, key=lambda addr: addr not in reached))
 
 
 def remedy(reach: Reach, finding: Finding, addrs: Sequence[str]) -> str:
@@ -85,6 +97,11 @@ def remedy(reach: Reach, finding: Finding, addrs: Sequence[str]) -> str:
 def _endpoint_of(addr: str) -> Endpoint | None:
     parsed = parse_addr(addr)
     return direct_endpoint(parsed) or tcp_endpoint(parsed)
+
+
+def _direct_host(addr: str) -> str | None:
+    endpoint = direct_endpoint(parse_addr(addr))
+    return None if endpoint is None else endpoint[0]
 
 
 def _is_beyond(addr: str, seen: Sequence[str]) -> bool:
