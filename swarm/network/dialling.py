@@ -33,6 +33,7 @@ _REASONS = (
     (r"routing: not found|no addresses|failed to find any peer", "no address is known"),
     (r"failed to negotiate security", "something else than a peer listens there"),
     (r"dial backoff", BACKOFF),
+    (r"NO_RESERVATION", "the relay does not know it any more"),
     (r"protocols? not supported", "it is no peer that we can talk to (it does not speak our protocol)"),
 )
 
@@ -61,7 +62,7 @@ async def connect(daemon: Daemon, peer: PeerId, addrs: Sequence[Multiaddr], *, t
     except TimeoutError as error:
         raise PeerUnreachable(f"{where}: timed out after {timeout:g} s") from error
     except OSError as error:
-        raise PeerUnreachable(f"{where}: {_os_reason(error)}") from error
+        raise PeerUnreachable(f"{where}: {os_reason(error)}") from error
     if response.type == p2pd_pb2.Response.ERROR:
         raise PeerUnreachable(f"{where}: {reason(response.error.msg)}")
 
@@ -120,7 +121,8 @@ async def _probe(endpoint: tuple[str, int]) -> None:
     writer.close()
 
 
-def _os_reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
+    """Return the operating system's reason in few plain words."""
     if isinstance(error, socket.gaierror):
         return "unknown host name"
     if isinstance(error, ConnectionRefusedError):

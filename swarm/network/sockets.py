@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 
 from swarm.log import get_logger
+from swarm.network.addresses import plain_host
 
 _BACKLOG = 1024
 """Connections that may wait while the loop is busy."""
@@ -41,6 +42,14 @@ async def dial(host: str, port: int) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def remote_host(sock: socket.socket) -> str | None:
+    """Return the IP address that the other side dialled from, None if it is gone already."""
+    try:
+        return plain_host(sock.getpeername()[0])
+    except (OSError, ValueError):
+        return None
 
 
 class Doors:
