@@ -11,6 +11,7 @@ NAMES = {
     "decode": "tokens/s, time to first token and per-hop overhead of one stream, beside local transformers",
     "kernels": "linear layers and whole blocks: time, share of the read bandwidth, error by format, beside torch's",
     "serving": "many sessions at once: tokens/s, time to first token, gaps, a long prompt beside them",
+    "wan": "a swarm over a wide-area network: tokens/s, time to first token, share of the unavoidable; needs root",
     "quality": "perplexity of a text by weight format, on local blocks",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from swarm.log import get_logger
 
@@ -41,6 +42,19 @@ async def dial(host: str, port: int) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def tune(sock: socket.socket) -> None:
+    """Let a TCP socket send at once, and keep what it knows of the line.
+
+    The usual congestion controls begin anew after a fraction of a second of silence, so that each prompt spends
+    several round trips per hop on finding out what the line bears; and they take each lost packet for a full line.
+    BBR does neither (docs/wan.md has the numbers). Where the system has it not, or not for us, its default works too.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_CONGESTION"):
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
 
 
 class Doors:
