@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
+from swarm.network.sockets import tune
+
 Buffer = bytes | bytearray | memoryview
 
 _RECORD_BYTES = 16 * 1024
@@ -57,7 +59,7 @@ class TlsTransport(asyncio.Transport):
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(sock)
         is_server = context.protocol is ssl.PROTOCOL_TLS_SERVER
         self._sock = context.wrap_socket(sock, server_side=is_server, do_handshake_on_connect=False)
         self._protocol = protocol
