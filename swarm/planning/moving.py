@@ -81,7 +81,7 @@ def _better(
     filled, opened = _num_holes(levels, target), _num_holes(levels, span)
     if filled > opened:
         has_volunteer = not is_desperate and _has_volunteer(outlook, levels, mine)
-        return target if is_safe or (_is_broken(levels, mine) and not has_volunteer) else None
+        return target if is_safe or (_is_broken(outlook, levels) and not has_volunteer) else None
     if not is_settled or not is_safe or filled < opened:
         return None
     left = [levels.expected[block] for block in range(span.start, span.end) if block not in target]
@@ -94,9 +94,9 @@ def _num_holes(levels: Levels, span: Span) -> int:
     return levels.num_expected[span.start : span.end].count(0)
 
 
-def _is_broken(levels: Levels, mine: ServerRecord) -> bool:
-    """Whether some block has no server even with us where we are."""
-    return any(count == 0 and block not in mine.span for block, count in enumerate(levels.num_expected))
+def _is_broken(outlook: Outlook, levels: Levels) -> bool:
+    """Whether some block has no server now, and will have none."""
+    return any(is_bare and count == 0 for is_bare, count in zip(outlook.bare, levels.num_expected, strict=True))
 
 
 def _has_volunteer(outlook: Outlook, levels: Levels, mine: ServerRecord) -> bool:

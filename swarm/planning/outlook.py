@@ -83,6 +83,7 @@ class Outlook:
         records: The servers that count, by peer.
         levels: What they give; not to be changed, take copies.
         num_blocks: Blocks of the whole model.
+        bare: For each block whether no server serves it now.
         speed: Tokens/s through one block of a server that has not measured its own: the others' median.
         taken_at: Unix time of the view.
         ttl: Seconds that records live.
@@ -91,6 +92,7 @@ class Outlook:
     records: Mapping[PeerId, ServerRecord]
     levels: Levels
     num_blocks: int
+    bare: tuple[bool, ...]
     speed: float
     taken_at: float
     ttl: float
@@ -101,7 +103,10 @@ class Outlook:
         records = {r.peer: r for r in view.records if _is_counted(r, view.taken_at)}
         speeds = [r.decode_per_s for r in records.values() if r.decode_per_s > 0]
         speed = median(speeds) if speeds else 1.0
-        outlook = cls(records, Levels.nothing(num_blocks), num_blocks, speed, view.taken_at, ttl)
+        held = {r.span for r in records.values() if r.state is ServerState.ONLINE}
+        served = {block for span in held for block in range(span.start, span.end)}
+        bare = tuple(block not in served for block in range(num_blocks))
+        outlook = cls(records, Levels.nothing(num_blocks), num_blocks, bare, speed, view.taken_at, ttl)
         outlook._count_all(outlook.levels)
         return outlook
 

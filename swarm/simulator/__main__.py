@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from swarm.cli import parse_flags, run_plain
+from swarm.errors import UsageError
 from swarm.simulator import SimulatorConfig
 
 
@@ -16,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _simulate(config: SimulatorConfig) -> None:
-    # numpy and matplotlib, which `--help` does without.
+    if config.plots is not None and find_spec("matplotlib") is None:
+        raise UsageError("--plots needs matplotlib: pip install 'swarm[plots]'")
+    # numpy, which `--help` does without.
     from swarm.simulator.report import as_text, make_report, write_json
     from swarm.simulator.scenarios import simulate
 

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from swarm.simulator.config import SimulatorConfig
 from swarm.simulator.routes import RouteMeter
@@ -62,6 +63,7 @@ def _life(config: SimulatorConfig, samples: Samples) -> Figure:
     above.legend(loc="lower right", fontsize=8)
     middle.fill_between(times, np.array(samples.bare), step="post", color=RED, linewidth=0.8)
     middle.set_ylim(0, max(1.0, 1.1 * max(samples.bare)))
+    middle.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     middle.set_ylabel("blocks")
     covered = "none, ever" if not any(samples.bare) else f"most: {max(samples.bare)}"
     middle.set_title(f"Blocks without a server ({covered})", fontsize=10, loc="left")
@@ -80,6 +82,7 @@ def _moves(axes: Axes, config: SimulatorConfig, samples: Samples, unit: float) -
     counts, _ = np.histogram(samples.world.ledger.moved_at, bins=edges)
     axes.bar(edges[:-1] / unit, counts, width=np.diff(edges) / unit, align="edge", color=GREEN, label="moves")
     axes.set_ylim(0, max(1.0, 1.15 * counts.max()))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     axes.set_ylabel(f"moves per {(edges[1] - edges[0]) / 60:.3g} min")
     axes.set_title("Servers that move to another span, and servers alive", fontsize=10, loc="left")
     alive = axes.twinx()

@@ -23,7 +23,7 @@ SWEEPS = 6
 MANY = 300
 """Servers from which on one order is tried and windows are compared less closely: they differ little."""
 
-MAX_ORDERS = 10
+MAX_ORDERS = 4
 """Orders that are tried for few servers."""
 
 
