@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 from swarm.errors import DaemonDied
 from swarm.log import get_logger
 from swarm.network import circuits, dialling
-from swarm.network.addresses import host_of, parse_host_addr, peer_id_of, tcp_endpoint
+from swarm.network.addresses import host_of, parse_addr, parse_host_addr, peer_id_of, tcp_endpoint
 from swarm.network.channel import Channel, Receiver
 from swarm.network.circuits import Reservation
 from swarm.network.config import NetworkConfig
@@ -152,6 +152,16 @@ class Peer:
     async def reserve(self, relay: PeerId) -> Reservation:
         """Have `relay` pass on connections for us; see `swarm.network.circuits.reserve`."""
         return await circuits.reserve(self._daemon, relay, self.peer_id, timeout=self.config.timeouts.ask)
+
+    async def meet(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        """Be connected to `peer` without a relay between, if it can be dialled at one of `addrs`.
+
+        Raises:
+            PeerUnreachable: It cannot.
+        """
+        plain = [addr for addr in map(parse_addr, addrs) if tcp_endpoint(addr) is not None and peer_id_of(addr) == peer]
+        if plain:
+            await dialling.connect_past_relays(self._daemon, peer, plain, timeout=self.config.timeouts.dial)
 
     async def refresh_addrs(self) -> bool:
         """Find out anew where we listen, for networks come and go; whether that has changed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from swarm.directory import Directory
@@ -17,7 +17,7 @@ from swarm.errors import SwarmError
 from swarm.log import get_logger
 from swarm.network import Peer, Reservation, best_first
 from swarm.server.verdict import Finding, announced, judge, remedy
-from swarm.types import PeerId, Reach
+from swarm.types import PeerId, Reach, View
 from swarm.wire import DialedBack
 from swarm.wire.limits import MAX_ADDRS
 
@@ -32,6 +32,9 @@ NUM_RELAYS = 2
 
 LOOK_TIMEOUT = 3.0
 """Seconds that a look may take, for a server waits for its first one before it announces itself."""
+
+NUM_MET = 16
+"""Servers that we see to it, in each round, that we are connected to without a relay."""
 
 TICK = 15.0
 """Seconds between renewals of our places at relays, and between glances at our own addresses; both cost little."""
@@ -110,11 +113,12 @@ class Reachability:
             self._reservations = ()
         await self._conclude()
 
-    async def watch(self, on_change: Callable[[], None]) -> None:
+    async def watch(self, on_change: Callable[[], None], look_around: Callable[[], Awaitable[View]]) -> None:
         """Look again from time to time, and when our addresses change; a task for ever.
 
         Args:
             on_change: Called when the verdict or our addresses are others than before.
+            look_around: Returns the other servers.
         """
         await self.wait_looked()
         pause = self._next_pause(0.0)
@@ -127,6 +131,8 @@ class Reachability:
                     await self.look()
                 elif self._reservations:
                     await self._renew()
+                if self._reservations:
+                    await self._meet(await look_around())
             except Exception as error:  # a periodic task: the next round may do better
                 logger.warning("cannot see whether we are reachable: %s: %s", type(error).__name__, error)
             is_changed = before != (self.reach, self.addrs)
@@ -194,6 +200,18 @@ class Reachability:
         if is_fewer:
             await self._find_relays({})
         await self._conclude()
+
+    async def _meet(self, view: View) -> None:
+        """Dial the servers that can be dialled: those that came through our relay would for ever talk to us through it.
+
+        It gives us other relays, too, for nobody relays for one who comes through a relay.
+        """
+        open_ones = [record for record in view.records if record.reach is Reach.DIRECT]
+        for record in random.sample(open_ones, min(NUM_MET, len(open_ones))):
+            try:
+                await self._peer.meet(record.peer, record.addrs)
+            except SwarmError as error:
+                logger.debug("%s", error)
 
     async def _reserve(self, candidates: Sequence[PeerId]) -> tuple[Reservation, ...]:
         found: list[Reservation] = []

@@ -138,7 +138,11 @@ class Server:
             tasks.create_task(self._expire_sessions())
             if self.choice.span.end < self.choice.checkpoint.config.num_blocks:
                 tasks.create_task(self._neighbours.run(directory, interval=self._config.ttl / 3))
-            tasks.create_task(self.reachability.watch(lambda: announcer.update(self.record())))
+            tasks.create_task(
+                self.reachability.watch(
+                    lambda: announcer.update(self.record()), lambda: directory.view(self.choice.checkpoint.name)
+                )
+            )
             try:
                 await self.peer.wait_failed()
             finally:

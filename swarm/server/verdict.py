@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from swarm.network import parse_addr
-from swarm.network.addresses import Endpoint, direct_endpoint, plain_host, tcp_endpoint
+from swarm.network.addresses import Endpoint, direct_endpoint, is_loopback, plain_host, tcp_endpoint
 from swarm.types import Reach
 from swarm.wire import DialedBack
 
@@ -63,12 +63,15 @@ def judge(asked: Mapping[str, str], answers: Sequence[DialedBack]) -> Finding:
 
 
 def announced(addrs: Iterable[str], reached: Sequence[str]) -> tuple[str, ...]:
-    """Return what to announce of `addrs`: those first at which we were reached, and no direct port that is closed.
+    """Return what to announce of `addrs`: those first at which we were reached, and some not at all.
 
-    Whoever tries a closed one waits for a second before he takes the way that is open.
+    A direct port that is closed is left out: whoever tries it waits for a second before he takes the way that is open.
+    So are addresses that only work on this machine, if another was reached: on other machines, others listen there.
     """
     hosts = {endpoint[0] for addr in reached if (endpoint := _endpoint_of(addr)) is not None}
     kept = [addr for addr in dict.fromkeys(addrs) if addr in reached or _direct_host(addr) not in hosts]
+    if not all(is_loopback(parse_addr(addr)) for addr in reached):
+        kept = [addr for addr in kept if not is_loopback(parse_addr(addr))]
     return tuple(sorted(kept, key=lambda addr: addr not in reached))
 
 

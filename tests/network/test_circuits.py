@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from swarm.errors import PeerUnreachable, ProtocolError
-from swarm.network import NetworkConfig, Peer, circuits
+from swarm.network import NetworkConfig, Peer, circuits, dialling
 from swarm.network.circuits import MAX_ADDRS
+from tests.network.ends import Inbox, result
 
 
 async def test_who_relays_nothing_is_told_apart() -> None:
@@ -19,6 +20,42 @@ async def test_who_relays_nothing_is_told_apart() -> None:
         with pytest.raises(PeerUnreachable, match="it passes on no more than 131072 bytes"):
             await one.reserve(other.peer_id)
         assert await circuits._check_circuit(one._daemon, other.peer_id, one.peer_id) is None
+
+
+async def test_whoever_came_through_a_relay_is_met_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "MIN_BYTES", 1)
+    dead = NetworkConfig(announce_maddrs=("/ip4/127.0.0.1/tcp/1",))
+    async with (
+        Peer.open(NetworkConfig()) as relay,
+        Peer.open(dead) as hidden,
+        Peer.open(NetworkConfig()) as other,
+    ):
+        inbox = Inbox()
+        await hidden.serve(lambda channel: inbox)
+        await hidden.dial(relay.addrs[0])
+        reservation = await hidden.reserve(relay.peer_id)
+        circuit = f"{relay.addrs[0]}/p2p-circuit/p2p/{hidden.peer_id}"
+        assert [str(addr) for addr in reservation.addrs] == [circuit]
+        assert (await hidden.reserve(relay.peer_id)).expires_at >= reservation.expires_at > 1.7e9
+        channel = await other.channel(hidden.peer_id, [circuit])
+        channel.send(result(1), b"through the relay")
+        assert (await inbox.next())[1] == b"through the relay"
+        assert (await other.ask_dial_back(hidden.peer_id, [])).text == "you did not dial me yourself"
+
+        async def leads_there() -> list[str]:
+            return await dialling._connections(hidden._daemon, other.peer_id)
+
+        assert all("/p2p-circuit" in addr for addr in await leads_there())
+        gone = str(other.addrs[0]).replace(other.addrs[0].value_for_protocol("tcp"), "1")
+        with pytest.raises(PeerUnreachable, match="cannot be dialled"):
+            await hidden.meet(other.peer_id, [gone])
+        assert channel.is_open
+        await hidden.meet(other.peer_id, [str(addr) for addr in other.addrs])
+        assert [addr for addr in await leads_there() if "/p2p-circuit" not in addr]
+        await channel.wait_closed()
+        await hidden.meet(other.peer_id, [gone])  # nothing is left to do
+        again = await other.channel(hidden.peer_id, [circuit])
+        assert again.is_open and not any("/p2p-circuit" in addr for addr in await leads_there())
 
 
 @pytest.mark.parametrize("packed", [b"\x08", b"\x08\xff", b"\x1a\x05ab", b"\x0d\x00\x00\x00\x00", b"\xff" * 12])

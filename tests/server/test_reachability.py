@@ -108,7 +108,7 @@ async def test_who_cannot_be_dialled_stays_out_until_he_can(
         ours = reachability._peer.peer_id
         assert reachability.reach is Reach.UNREACHABLE
         assert "NOT REACHABLE" in caplog.text and "Remedy" in caplog.text and "connection refused" in caplog.text
-        watching = asyncio.create_task(reachability.watch(changes.set))
+        watching = asyncio.create_task(reachability.watch(changes.set, lambda: members[0].directory.view("tiny")))
         routable = asyncio.create_task(reachability.wait_routable())
         await asyncio.sleep(0.5)
         assert not routable.done() and not changes.is_set()

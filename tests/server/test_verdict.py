@@ -68,6 +68,13 @@ def test_a_direct_port_that_is_closed_is_not_announced_where_the_other_one_is_op
     assert Finding().takes_calls and not Finding(reach=Reach.UNREACHABLE).takes_calls
 
 
+def test_an_address_for_this_machine_only_is_not_told_to_others() -> None:
+    here = f"/ip4/127.0.0.1/tcp/4001/{ME}"
+    assert announced((OUTSIDE, here), (here, OUTSIDE)) == (OUTSIDE,)
+    assert announced((INSIDE, here), (here,)) == (here, INSIDE)
+    assert announced((INSIDE, here), ()) == (INSIDE, here)
+
+
 def test_a_name_is_announced_where_its_address_was_reached() -> None:
     name = f"/dns4/server.example/tcp/4001/{ME}"
     finding = judge({OUTSIDE: name, INSIDE: INSIDE}, [answer(OUTSIDE)])
