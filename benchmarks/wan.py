@@ -82,7 +82,7 @@ def _plan(args: argparse.Namespace) -> list[tuple[int, list[tuple[float, float]]
 
 
 def _measure(args: argparse.Namespace, servers: int, trips: list[tuple[float, float]], result: dict[str, Any]) -> None:
-    """Run one swarm through all its distances, after none at all."""
+    """Run one swarm through all its distances; before each it runs without any, for machines drift."""
     with (
         tempfile.TemporaryDirectory() as logs,
         wide_swarm(
@@ -96,8 +96,9 @@ def _measure(args: argparse.Namespace, servers: int, trips: list[tuple[float, fl
     ):
         dice = random.Random(servers)
         _rounds(client, dice, 1, args.new_tokens)  # warms up
-        near = _figures(_rounds(client, dice, args.rounds, args.new_tokens))
         for trip, loss in trips:
+            _set(swarm, servers, 0.0, 0.0, None)
+            near = _figures(_rounds(client, dice, args.rounds, args.new_tokens))
             _set(swarm, servers, trip, loss, args.rate)
             time.sleep(SETTLING)
             _rounds(client, dice, 1, 2)
@@ -175,7 +176,6 @@ def _copy(swarm: WideSwarm, client: Runner, args: argparse.Namespace, trip: floa
         told = client.run("copy", {"new_tokens": 64, "lookup": lookup})
         found["plain" if lookup is None else "lookup"] = told | {"tokens_per_s": len(told["ids"]) / told["seconds"]}
     found["is_identical"] = found["plain"]["ids"] == found["lookup"]["ids"]
-    print(f"copying at {1e3 * trip:.0f} ms: {found}", file=sys.stderr)
     return found
 
 
@@ -239,11 +239,12 @@ def _text(result: dict[str, Any]) -> str:
         for bar in result["bars"]
     ]
     for servers in sorted({run["servers"] for run in result["runs"]}):
-        near = next(run["near"] for run in result["runs"] if run["servers"] == servers)
+        near = [run["near"] for run in result["runs"] if run["servers"] == servers]
+        blocks, own, gap = (1e3 * median(each[name] for each in near) for name in ("blocks", "client", "gap"))
+        first = 1e3 * median(each["first_long"]["warm"] for each in near)
         lines.append(
-            f"{servers} servers without a network: blocks {1e3 * near['blocks']:.1f} ms and client "
-            f"{1e3 * near['client']:.1f} ms a token, {1e3 * near['gap']:.1f} ms in all; "
-            f"first of {LONG}: {1e3 * near['first_long']['warm']:.0f} ms"
+            f"{servers} servers without a network: blocks {blocks:.1f} ms and client {own:.1f} ms a token, "
+            f"{gap:.1f} ms in all; first of {LONG}: {first:.0f} ms"
         )
     facts = ", ".join(f"{key} {value}" for key, value in result["conditions"].items())
     how = f"{args['quant']}, {args['rate']:.0f} Mbit/s, medians of {args['rounds']} rounds, {args['new_tokens']} new "

@@ -25,7 +25,6 @@ Buffer = bytes | bytearray | memoryview
 
 _RECORD_BYTES = 16 * 1024
 """What TLS packs into one record at most."""
-
 _PIECE_BYTES = 4 * _RECORD_BYTES
 """Given to the SSL object at once; what the kernel did not take whole must be given again as it was."""
 
@@ -34,7 +33,6 @@ _READS_PER_TURN = 32
 
 _HIGH_WATER, _LOW_WATER = 512 * 1024, 128 * 1024
 """Unsent bytes at which the protocol is told to pause, and to go on."""
-
 _BLOCKED = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
