@@ -21,6 +21,7 @@ from swarm.errors import DaemonDied
 from swarm.log import get_logger
 from swarm.network import dialling
 from swarm.network.addresses import (
+    direct_endpoint,
     parse_host_addr,
     peer_id_of,
     tcp_endpoint,
@@ -156,7 +157,9 @@ class Peer:
         endpoints = [tcp_endpoint(parse_host_addr(text)) for text in self.config.host_maddrs]
         self._direct = DirectListener(self.identity, self._on_inbound, self.config.timeouts)
         port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
-        self.direct_addrs = direct_addrs(self.addrs, port, self.peer_id)
+        told = [parse_host_addr(text) for text in self.config.announce_maddrs]
+        told = [Multiaddr(f"{addr}/p2p/{self.peer_id}") for addr in told if direct_endpoint(addr) is not None]
+        self.direct_addrs = tuple(told) or direct_addrs(self.addrs, port, self.peer_id)
 
     def _accept(self) -> Stream:
         return Stream(self._on_prelude)
