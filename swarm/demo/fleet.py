@@ -28,28 +28,45 @@ class Fleet:
         self._flags = tuple(flags)
         self._peers: dict[PeerId, str] = {}
         self._commands: dict[str, tuple[str, ...]] = {}
-        self.bootstrap, self.addr = self._start_bootstrap()
+        self.bootstrap, self.addr = self._start_bootstrap(LOOPBACK)
 
     def start(self, spans: Mapping[str, str], *flags: str, model: str | None = None) -> None:
-        """Start servers at once and wait until they are ready.
+        """Start servers at once and wait until they are ready; arguments as of `launch`."""
+        self.launch(spans, *flags, model=model)
+        self.wait_ready(*spans)
+
+    def launch(
+        self, spans: Mapping[str, str], *flags: str, model: str | None = None, command: str = "swarm.server"
+    ) -> None:
+        """Start servers at once.
 
         Args:
             spans: For each name what `--blocks` says.
             flags: Further flags of these.
             model: MODEL; the bundled one by default.
+            command: What is run, with a server's flags.
         """
         for name, blocks in spans.items():
             key = str(self.folder / f"{name}.key")
-            words = ["swarm.server", *([model] if model else []), "--blocks", blocks, "--identity-path", key]
+            words = [command, *([model] if model else []), "--blocks", blocks, "--identity-path", key]
             self._commands[name] = (*words, "--initial-peers", self.addr, *LOOPBACK, *self._flags, *flags)
-        self.restart(*spans)
+            self._run(name)
+
+    def wait_ready(self, *names: str) -> None:
+        """Wait until servers are ready; from then on `name` knows them."""
+        for name in names:
+            self._peers[PeerId(self.servers[name].wait_ready()["peer"])] = name
 
     def restart(self, *names: str) -> None:
         """Start servers again that have ended, with the same keys, and wait until they are ready."""
         for name in names:
-            self.servers[name] = Process.start(*self._commands[name], log=self.folder / f"{name}.log")
-        for name in names:
-            self._peers[PeerId(self.servers[name].wait_ready()["peer"])] = name
+            self._run(name)
+        self.wait_ready(*names)
+
+    def restart_bootstrap(self) -> None:
+        """Start the bootstrap again, which has ended, with the same key at the same address."""
+        self.bootstrap, addr = self._start_bootstrap(("--host-maddrs", self.addr.rpartition("/p2p/")[0]))
+        assert addr == self.addr
 
     def name(self, peer: PeerId) -> str:
         """Return the name of the server with this peer id."""
@@ -71,11 +88,18 @@ class Fleet:
         for process in everyone:
             process.wait_stopped()
 
-    def _start_bootstrap(self) -> tuple[Process, str]:
+    def _run(self, name: str) -> None:
+        self.servers[name] = Process.start(*self._commands[name], log=self.folder / f"{name}.log")
+
+    def _start_bootstrap(self, where: Sequence[str]) -> tuple[Process, str]:
         key = str(self.folder / "bootstrap.key")
-        words = ["swarm.bootstrap", "--identity-path", key, *LOOPBACK]
+        words = ["swarm.bootstrap", "--identity-path", key, *where]
         process = Process.start(*words, log=self.folder / "bootstrap.log")
-        return process, process.wait_ready()["addr"]
+        try:
+            return process, process.wait_ready()["addr"]
+        except BaseException:
+            process.stop()
+            raise
 
 
 @contextmanager

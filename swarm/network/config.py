@@ -47,7 +47,8 @@ class NetworkConfig:
 
     Attributes:
         host_maddrs: Where to listen, without /p2p; port 0 is any free one.
-        announce_maddrs: Addresses that others are told instead of the detected ones, without /p2p.
+        announce_maddrs: Addresses that others are told instead of the detected ones, without /p2p; those that end in
+            /tls are where direct connections arrive, for who stands behind a forwarded port.
         is_listening: Whether others can dial us; a pure client listens on nothing.
         identity_path: File of the ed25519 key, created when missing; None is a fresh key for this run.
         use_port_mapping: Ask the router (UPnP, NAT-PMP) to let others in.

@@ -21,7 +21,7 @@ from hivemind.utils.multiaddr import Multiaddr as DaemonMultiaddr
 
 from swarm.errors import AddressInUse, AddressInvalid, DaemonDied
 from swarm.log import get_logger
-from swarm.network.addresses import parse_host_addr, tcp_endpoint
+from swarm.network.addresses import direct_endpoint, parse_host_addr, tcp_endpoint
 from swarm.network.config import NetworkConfig
 from swarm.network.daemon import Daemon
 from swarm.network.identity import Identity
@@ -104,8 +104,9 @@ def _arguments(config: NetworkConfig, identity: Identity, control_path: str) -> 
         options["hostAddrs"] = ",".join(config.host_maddrs)
     else:
         options["noListenAddrs"] = 1
-    if config.announce_maddrs:
-        options["announceAddrs"] = ",".join(config.announce_maddrs)
+    announced = [text for text in config.announce_maddrs if direct_endpoint(parse_host_addr(text)) is None]
+    if announced:
+        options["announceAddrs"] = ",".join(announced)
     return [f"-{name}={value}" for name, value in options.items()]
 
 

@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 from swarm.errors import DaemonDied
 from swarm.log import get_logger
 from swarm.network import circuits, dialling
-from swarm.network.addresses import host_of, parse_addr, parse_host_addr, peer_id_of, tcp_endpoint
+from swarm.network.addresses import direct_endpoint, host_of, parse_addr, parse_host_addr, peer_id_of, tcp_endpoint
 from swarm.network.channel import Channel, Receiver
 from swarm.network.circuits import Reservation
 from swarm.network.config import NetworkConfig
@@ -185,7 +185,9 @@ class Peer:
         endpoints = [tcp_endpoint(parse_host_addr(text)) for text in self.config.host_maddrs]
         self._direct = DirectListener(self.identity, self._on_inbound, self.config.timeouts)
         self._direct_port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
-        self.direct_addrs = direct_addrs(self.addrs, self._direct_port, self.peer_id)
+        told = [parse_host_addr(text) for text in self.config.announce_maddrs]
+        told = [Multiaddr(f"{addr}/p2p/{self.peer_id}") for addr in told if direct_endpoint(addr) is not None]
+        self.direct_addrs = tuple(told) or direct_addrs(self.addrs, self._direct_port, self.peer_id)
 
     def _accept(self) -> Stream:
         return Stream(self._on_prelude)

@@ -81,7 +81,11 @@ class ServerConfig:
         default=(), metadata=flag("multiaddrs to listen on, instead of --port on all addresses", metavar="ADDR")
     )
     announce_maddrs: tuple[str, ...] = field(
-        default=(), metadata=flag("multiaddrs told to others, instead of those listened on", metavar="ADDR")
+        default=(),
+        metadata=flag(
+            "multiaddrs told to others, instead of those listened on; /ip4/IP/tcp/PORT/tls: of the direct port",
+            metavar="ADDR",
+        ),
     )
     identity_path: str | None = field(
         default=None, metadata=flag("key file, made if missing; left out: a new identity at each start", metavar="FILE")

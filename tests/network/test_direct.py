@@ -159,6 +159,19 @@ async def test_direct_addresses_follow_the_announced_ones() -> None:
         assert endpoint is not None and endpoint[0] == "example.org" and endpoint[1] != 4000
 
 
+async def test_a_forwarded_direct_port_is_told_apart_from_the_daemons_addresses() -> None:
+    config = NetworkConfig(announce_maddrs=("/ip4/203.0.113.7/tcp/4001/tls",))
+    async with Peer.open(config) as peer:
+        await peer.serve(lambda channel: Inbox())
+        assert direct_only(peer) == [f"/ip4/203.0.113.7/tcp/4001/tls/p2p/{peer.peer_id}"]
+        assert all(str(addr).startswith("/ip4/127.0.0.1/tcp/") and "tls" not in str(addr) for addr in peer.addrs)
+    config = NetworkConfig(announce_maddrs=("/ip4/203.0.113.7/tcp/4000", "/ip4/203.0.113.7/tcp/4001/tls"))
+    async with Peer.open(config) as peer:
+        await peer.serve(lambda channel: Inbox())
+        assert [str(addr) for addr in peer.addrs] == [f"/ip4/203.0.113.7/tcp/4000/p2p/{peer.peer_id}"]
+        assert direct_only(peer) == [f"/ip4/203.0.113.7/tcp/4001/tls/p2p/{peer.peer_id}"]
+
+
 async def test_a_server_with_another_key_is_refused_before_we_tell_it_who_we_are() -> None:
     timeouts, me, wanted = Timeouts(), Identity.load(None), Identity.load(None)
     door = Door(timeouts)
