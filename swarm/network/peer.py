@@ -170,7 +170,7 @@ class Peer:
             return False
         self.addrs = addrs
         if self._direct_port is not None:
-            self.direct_addrs = direct_addrs(addrs, self._direct_port, self.peer_id)
+            self.direct_addrs = self._own_direct_addrs(self._direct_port)
         return True
 
     async def wait_failed(self) -> None:
@@ -185,9 +185,12 @@ class Peer:
         endpoints = [tcp_endpoint(parse_host_addr(text)) for text in self.config.host_maddrs]
         self._direct = DirectListener(self.identity, self._on_inbound, self.config.timeouts)
         self._direct_port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
+        self.direct_addrs = self._own_direct_addrs(self._direct_port)
+
+    def _own_direct_addrs(self, port: int) -> tuple[Multiaddr, ...]:
         told = [parse_host_addr(text) for text in self.config.announce_maddrs]
         told = [Multiaddr(f"{addr}/p2p/{self.peer_id}") for addr in told if direct_endpoint(addr) is not None]
-        self.direct_addrs = tuple(told) or direct_addrs(self.addrs, self._direct_port, self.peer_id)
+        return tuple(told) or direct_addrs(self.addrs, port, self.peer_id)
 
     def _accept(self) -> Stream:
         return Stream(self._on_prelude)
