@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ logger = get_logger(__name__)
 PATIENCE = 0.2
 """Seconds that a look into the directory may take while there is an older one to go by: who searches a directory of
 which a member is frozen waits for seconds."""
+
+RECENT = 15.0
+"""Seconds for which a look is gone by while a new one is taken."""
 
 OLDEST = 60.0
 """Seconds after which a look counts for nothing: what it has seen has expired."""
@@ -82,9 +86,10 @@ class Routes:
             looking = self._looking.get(model.name)
             if looking is None:
                 looking = self._looking[model.name] = asyncio.create_task(self._look(model.name))
-            is_fresh = known is not None and now - known[0] < OLDEST
-            await asyncio.wait((looking,), timeout=PATIENCE if is_fresh else None)
-            if known is None or not is_fresh:
+            seen = math.inf if known is None else now - known[0]
+            if age == 0.0 or seen > RECENT:
+                await asyncio.wait((looking,), timeout=PATIENCE if seen < OLDEST else None)
+            if seen >= OLDEST:
                 looking.result()  # raises what went wrong
         return agree(self._views[model.name][1], model.fingerprint)
 
