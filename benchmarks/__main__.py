@@ -12,6 +12,7 @@ NAMES = {
     "failover": "servers killed and frozen under running texts: do they come, equal, after what pause",
     "kernels": "linear layers and whole blocks: time, share of the read bandwidth, error by format, beside torch's",
     "serving": "many sessions at once: tokens/s, time to first token, gaps, a long prompt beside them",
+    "wan": "a swarm over a wide-area network: tokens/s, time to first token, share of the unavoidable; needs root",
     "quality": "perplexity of a text by weight format, on local blocks",
 }
 

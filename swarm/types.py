@@ -80,12 +80,14 @@ class ServerRecord:
         quant: Weight format: "none", "int8", "int4".
         kernel: What multiplies, which decides about last bits: "avx2", "torch"; empty if not told.
         reach: See `Reach`.
-        since: Unix time since when it holds `span`, joining included: who came last gives way first.
+        since: Unix time since when it holds `span`, joining included, or, where `next_span` is told, since when it
+            wants that: who came last gives way first.
         round_trips: Seconds there and back to servers that may come next in a route, as it measured them.
         addrs: Dialable multiaddrs, each with /p2p/ID.
         public_name: What its owner calls it; empty if not told.
         version: Version of the software.
         expires_at: Unix time after which the record counts for nothing.
+        next_span: The blocks that it is about to serve instead of `span`; None while it stays.
     """
 
     peer: PeerId
@@ -109,6 +111,7 @@ class ServerRecord:
     reach: Reach = Reach.UNKNOWN
     since: float = 0.0
     round_trips: tuple[tuple[PeerId, float], ...] = ()
+    next_span: Span | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

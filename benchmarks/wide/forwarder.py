@@ -19,7 +19,8 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import RawIOBase
 from itertools import count
@@ -63,6 +64,22 @@ class Port:
             Path("/proc/sys/net", *name.split(".")).write_text(value, encoding="ascii")
 
 
+@contextmanager
+def _every_congestion_control() -> Iterator[None]:
+    """Let new namespaces choose any that the kernel has: some are kept for the first namespace."""
+    folder = Path("/proc/sys/net/ipv4")
+    # Opened here, for it is out of reach from other namespaces.
+    with open(folder / "tcp_allowed_congestion_control", "r+b", buffering=0) as allowed:
+        before = allowed.read()
+        allowed.seek(0)
+        allowed.write((folder / "tcp_available_congestion_control").read_bytes())
+        try:
+            yield
+        finally:
+            allowed.seek(0)
+            allowed.write(before)
+
+
 class Forwarder:
     """Reads packets, asks `Paths` what becomes of them, and delivers them when they are due."""
 
@@ -70,8 +87,9 @@ class Forwarder:
         home = os.open("/proc/self/ns/net", os.O_RDONLY)
         hosts, prefix = config["hosts"], config["prefix"]
         self._ports: list[Port] = []
-        for number, host in enumerate(hosts, start=1):
-            self._ports.append(Port(f"{prefix}.{number}", host["sysctls"]))
+        with _every_congestion_control():
+            for number, host in enumerate(hosts, start=1):
+                self._ports.append(Port(f"{prefix}.{number}", host["sysctls"]))
         if _LIBC.setns(home, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), "cannot go back to the first namespace")
         uplinks = [Uplink(host["bits_per_s"], host["buffer_bytes"]) for host in hosts]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from swarm.bootstrap.config import BootstrapConfig
 from swarm.directory import Directory
-from swarm.errors import DaemonDied
-from swarm.network import NetworkConfig, Peer, best_first, parse_addrs
+from swarm.errors import DaemonDied, HopRefused
+from swarm.network import Closed, NetworkConfig, Peer, best_first, parse_addrs
 
 
 async def introduce(config: BootstrapConfig) -> None:
@@ -20,10 +20,13 @@ async def introduce(config: BootstrapConfig) -> None:
         host_maddrs=config.host_maddrs or (f"/ip4/0.0.0.0/tcp/{config.port}",),
         announce_maddrs=config.announce_maddrs,
         identity_path=config.identity_path,
+        use_direct=False,  # there is nothing to push here
     )
     async with Peer.open(network) as peer, Directory.open(peer, initial_peers=initial_peers):
         if not peer.addrs:
             raise DaemonDied(f"the libp2p daemon listens nowhere of {', '.join(network.host_maddrs)}")
+        # New servers ask whom they know to dial them back, to see whether others reach them.
+        await peer.serve(lambda channel: Closed(HopRefused("this peer introduces others, it serves no blocks")))
         best, *others = best_first(peer.addrs)
         for addr in others:
             print(f"addr={addr}")

@@ -28,6 +28,9 @@ COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
     Command("doctor", "swarm.doctor.__main__", "examine a model on this machine"),
+    Command(
+        "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
+    ),
     Command("demo", "swarm.demo.__main__", "run a whole swarm on this machine and answer a prompt"),
 )
 

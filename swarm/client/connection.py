@@ -13,19 +13,22 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from swarm.client.config import ClientConfig
+from swarm.client.explain import advice_text
 from swarm.client.legs import Leg, numerics_of
 from swarm.client.mending import Mender
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
 from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
+from swarm.client.scouting import Scout
 from swarm.client.session import Session
-from swarm.client.silence import LOOK_INTERVAL, Silence
 from swarm.client.step_run import StepRun
+from swarm.client.upkeep import Upkeep
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, Busy, HopLeaving, HopTimeout, ModelNotFound, SwarmError, UsageError
+from swarm.errors import BlocksMissing, Busy, HopLeaving, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
+from swarm.planning import advise
 from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
 from swarm.wire import Message, Row
 
@@ -49,6 +52,7 @@ class Connection:
         self._sessions: dict[bytes, Session] = {}
         self._routes: Routes | None = None
         self._mender: Mender | None = None
+        self._upkeep: Upkeep | None = None
         self._task: asyncio.Task[None] | None = None
         self._pid = os.getpid()
 
@@ -160,6 +164,19 @@ class Connection:
             except SwarmError as error:
                 await self.mender.mend(session, error, run.pending)
 
+    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
+        """Return what the legs of a route should take, in seconds, and in words what would be faster.
+
+        Both are empty if a hop's record is not seen any more.
+        """
+        agreement = await self.routes.agreement(model)
+        view = self.routes.sample(agreement.view, Span(hops[0].start, hops[-1].end))
+        try:
+            found = advise(hops, view, self.routes.costs(view), excluded=self.routes.bans.now(time.monotonic()))
+        except KeyError:
+            return [], ""
+        return [*(hop.arrival for hop in found.current.hops), found.current.answer], advice_text(found)
+
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""
         session.close()
@@ -182,14 +199,8 @@ class Connection:
         self._peer, self._directory = peer, directory
         self._routes = Routes(directory, peer, self.config)
         self._mender = Mender(self._routes, self._dial, self.config)
-
-    async def _watch(self) -> None:
-        """Look after the sessions, for ever."""
-        silence = Silence()
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL)
-            for session, leg in silence.look(tuple(self._sessions.values())):
-                self.mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
+        scout = Scout(self._routes, peer, self)
+        self._upkeep = Upkeep(self._sessions, self._routes, self._mender, scout)
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         try:
@@ -201,7 +212,7 @@ class Connection:
                 await self._directory.wait_connected(self.config.timeouts.join)
                 self._join(self._peer, self._directory)
                 started.set_result(None)
-                await self._watch()
+                await self.upkeep.run()
         except BaseException as error:
             if not started.done():
                 started.set_exception(_first(error))
@@ -220,6 +231,12 @@ class Connection:
         assert self._mender is not None
         return self._mender
 
+    @property
+    def upkeep(self) -> Upkeep:
+        """Who looks after the sessions."""
+        assert self._upkeep is not None
+        return self._upkeep
+
     async def _plan(self, model: Model, span: Span, *, refused: Refused) -> tuple[tuple[Hop, ...], View]:
         if self._pid != os.getpid():
             raise UsageError("this model was loaded before the process forked: load it again in this one")
@@ -228,6 +245,7 @@ class Connection:
         began = time.monotonic()
         deadline = began + (self.config.timeouts.coverage if is_waiting else 0.0)
         age: float | None = None
+        await self.upkeep.scout_first(model, span)
         while True:
             agreement = await self.routes.agreement(model, age=age)
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -60,6 +61,17 @@ class Dial(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What one mending is about, and what it has learnt."""
+
+    error: SwarmError
+    pending: Pending
+    began: float
+    refusals: Refusals
+    suspects: set[PeerId] = field(default_factory=set)
+
+
 class Mender:
     """Replaces hops of sessions; lives on the bridge's loop."""
 
@@ -86,8 +98,9 @@ class Mender:
         if not isinstance(error, MENDABLE) or not session.tries.again(self._timeouts.mend):
             raise error
         await self._find_lost(session, error)
+        need = _Need(error, pending, time.monotonic(), Refusals(time.monotonic() + self._timeouts.coverage))
         while session.is_usable and session.wants_mending:
-            await self._replace(session, *_first_group(session.legs), error, pending)
+            await self._replace(session, need)
         if not session.is_usable:
             raise error
 
@@ -126,47 +139,50 @@ class Mender:
                     self.lose(session, leg, HopTimeout(f"hop {leg.hop} does not answer"))
             await asyncio.sleep(0.005)
 
-    async def _replace(self, session: Session, start: int, end: int, error: SwarmError, pending: Pending) -> None:
-        """Put other hops in the place of legs [start, end), or find that more than these must be replaced."""
-        for leg in session.legs[start:end]:
+    async def _replace(self, session: Session, need: _Need) -> None:
+        """Put other hops in the place of the first legs that want it, or find that others must be replaced as well."""
+        start, end = _first_group(session.legs)
+        lost = session.legs[start:end]
+        for leg in lost:
             if leg.fault is not None:
                 self.ban(leg.peer, leg.fault)
-        began = time.monotonic()
-        refusals = Refusals(began + self._timeouts.coverage)
         age = OLDEST  # no time to look, as long as somebody is known
-        while True:
+        while session.is_usable and _first_group(session.legs) == (start, end):
             agreement = await self._routes.agreement(session.model, age=age)
-            refused = refusals.now(time.monotonic())
+            refused = need.refusals.now(time.monotonic())
             chosen = self._choose(session, start, end, agreement.view, refused)
-            if chosen is None:
-                if self._stays(session.legs[start:end]):
-                    return
-                waited = time.monotonic() - began
-                if any(isinstance(leg.fault, RemoteError) for leg in session.legs[start:end]):
-                    raise error  # they refuse or fail: waiting for others makes no sense
-                if waited > self._timeouts.coverage:
-                    span = _span(session.legs[start:end])
-                    raise self._routes.missing(session.model, span, agreement, refused, waited) from error
+            if chosen is not None:
+                await self._take_over(session, *chosen, agreement.view, need)
+            elif age:
                 age = 0.0
-                await asyncio.sleep(POLL_INTERVAL)
-                continue
-            try:
-                legs = await self._dial(chosen[2], agreement.view)
-                await splice(session, *chosen[:2], legs, pending)
-            except HopUnusable as unusable:
-                logger.info("hop %s does not take the session: %s", unusable.peer, unusable.error)
-                self.ban(unusable.peer, unusable.error)
-                refusals.add(unusable.peer, unusable.error, time.monotonic())
-                if not session.is_usable or not session.tries.again(self._timeouts.mend):
-                    raise error from unusable
-            except SwarmError as lost:
-                if not session.is_usable or not session.tries.again(self._timeouts.mend):
-                    raise error from lost
-                return  # another hop of the route was lost meanwhile
-            else:
-                route = " -> ".join(map(str, chosen[2]))
-                logger.info("session %s goes on over %s", session.session_id[:4].hex(), route)
+            elif self._stays(lost):
                 return
+            elif any(isinstance(leg.fault, RemoteError) for leg in lost):
+                raise need.error  # they refuse or fail: waiting for others makes no sense
+            elif (waited := time.monotonic() - need.began) > self._timeouts.coverage:
+                raise self._routes.missing(session.model, _span(lost), agreement, refused, waited) from need.error
+            else:
+                await asyncio.sleep(POLL_INTERVAL)
+
+    async def _take_over(
+        self, session: Session, start: int, end: int, hops: tuple[Hop, ...], view: View, need: _Need
+    ) -> None:
+        """Splice hops in, or note why they are of no use."""
+        try:
+            await splice(session, start, end, await self._dial(hops, view), need.pending)
+        except HopUnusable as unusable:
+            logger.info("hop %s does not take the session: %s", unusable.peer, unusable.error)
+            if not isinstance(unusable.error, HopLost) or unusable.peer in need.suspects:
+                self.ban(unusable.peer, unusable.error)
+                need.refusals.add(unusable.peer, unusable.error, time.monotonic())
+            need.suspects.add(unusable.peer)  # a link may have been lost: late news of another one sound the same
+            if not session.tries.again(self._timeouts.mend):
+                raise need.error from unusable
+        except SwarmError as lost:  # another hop of the route was lost meanwhile
+            if not session.tries.again(self._timeouts.mend):
+                raise need.error from lost
+        else:
+            logger.info("session %s goes on over %s", session.session_id[:4].hex(), " -> ".join(map(str, hops)))
 
     def _choose(
         self, session: Session, start: int, end: int, view: View, refused: Refused
@@ -201,8 +217,8 @@ class Mender:
 
 
 def _first_group(legs: Sequence[Leg]) -> tuple[int, int]:
-    """Return the first legs, [start, end), all of which want to be replaced."""
-    start = next(index for index, leg in enumerate(legs) if leg.wants_replacement)
+    """Return the first legs, [start, end), all of which want to be replaced; an empty range if none does."""
+    start = next((index for index, leg in enumerate(legs) if leg.wants_replacement), len(legs))
     end = start
     while end < len(legs) and legs[end].wants_replacement:
         end += 1

@@ -125,10 +125,11 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         return bridge().run(self._connection.plan(self._model, self.blocks.span))
 
     def explain(self) -> Explanation:
-        """Return where the time of the newest session's decode steps went, hop by hop."""
-        if self._latest is None:
-            return explain(self.route(), ())
-        return explain(self._latest.hops, tuple(self._latest.timings))
+        """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""
+        hops = self.route()
+        steps = () if self._latest is None else tuple(self._latest.timings)
+        legs, advice = bridge().run(self._connection.advise(self._model, hops))
+        return explain(hops, steps, legs=legs, advice=advice)
 
     @torch.no_grad()
     def generate(

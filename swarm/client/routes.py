@@ -15,7 +15,8 @@ from swarm.directory import Directory
 from swarm.errors import BlocksMissing, SwarmError, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Peer
-from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans
+from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans, sample
+from swarm.planning.sampling import LIMIT
 from swarm.types import Hop, PeerId, Span, View
 
 logger = get_logger(__name__)
@@ -58,6 +59,7 @@ class Routes:
 
     Attributes:
         bans: Who failed us lately.
+        per_block: Seconds of one decode step through one block, of servers that we have used.
     """
 
     def __init__(self, directory: Directory, peer: Peer, config: ClientConfig) -> None:
@@ -67,6 +69,7 @@ class Routes:
         self._views: dict[str, tuple[float, View]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self.bans = Bans()
+        self.per_block: dict[PeerId, float] = {}
 
     async def agreement(self, model: Model, *, age: float | None = None) -> Agreement:
         """Return who serves this very checkpoint, as seen at most `age` seconds ago (None: `view_age`).
@@ -106,14 +109,29 @@ class Routes:
             excluded = {*refused, *bans, *stretch.on_route}
             alike = [record for record in view.records if numerics_of(record) == stretch.numerics]
             for records in (alike, view.records) if stretch.numerics else (view.records,):
-                hops = find_route(replace(view, records=tuple(records)), stretch.span, self.costs(), excluded=excluded)
+                seen = self.sample(replace(view, records=tuple(records)), stretch.span, excluded)
+                hops = find_route(
+                    seen,
+                    stretch.span,
+                    self.costs(seen),
+                    excluded=excluded,
+                    before=stretch.before,
+                    after=stretch.after,
+                )
                 if hops is not None:
                     return hops
         return None
 
-    def costs(self) -> Costs:
-        """Return what we have measured ourselves."""
-        return Costs(to_client={c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None})
+    def sample(self, view: View, span: Span, excluded: Collection[PeerId] = ()) -> View:
+        """Return the servers of a large view that a good route may go through."""
+        if len(view.records) <= LIMIT:
+            return view
+        return sample(view, span, self.costs(view), excluded=excluded)
+
+    def costs(self, view: View) -> Costs:
+        """Return what we have measured ourselves, and what the servers of `view` have between them."""
+        measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
+        return Costs.of(view, measured, per_block=self.per_block)
 
     def missing(self, model: Model, span: Span, agreement: Agreement, refused: Refused, waited: float) -> BlocksMissing:
         """Return the error that names the blocks which nobody serves, and who refused."""

@@ -12,7 +12,7 @@ Steps count from 1: an Error about step 0 is about the whole session.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -35,7 +35,7 @@ from swarm.errors import (
 )
 from swarm.log import get_logger
 from swarm.network import Channel
-from swarm.types import Hop, PeerId
+from swarm.types import Hop, PeerId, Span
 from swarm.wire import Cancel, Close, Error, Found, Leaving, Message, Opened, Result
 
 logger = get_logger(__name__)
@@ -76,6 +76,11 @@ class Session:
     def hops(self) -> tuple[Hop, ...]:
         """The route."""
         return tuple(leg.hop for leg in self.legs)
+
+    @property
+    def span(self) -> Span:
+        """The blocks that it runs."""
+        return Span(self.legs[0].hop.start, self.legs[-1].hop.end)
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -123,18 +128,14 @@ class Session:
             self.steps.outbox.begin(each.sequence, self.held[each.sequence], body)
 
     async def join(self, legs: Sequence[Leg], start: int, end: int) -> None:
-        """Open the session at hops that are to take the place of legs [start, end).
+        """Open the session at hops that are to take the place of legs [start, end); then `adopt` them, or `part`.
 
         Raises:
-            HopUnusable: As `open`; the others are told to forget the session again.
+            HopUnusable: As `open`.
         """
         self._joining = tuple(legs)
         after = self.legs[end] if end < len(self.legs) else None
-        try:
-            await self._open(legs, before=self.legs[:start], after=after, wanted=())
-        except BaseException:
-            self.part()
-            raise
+        await self._open(legs, before=self.legs[:start], after=after, wanted=())
 
     def adopt(self, start: int, end: int) -> None:
         """Put the hops that have joined in the place of legs [start, end), which are told to forget the session."""
@@ -180,8 +181,7 @@ class Session:
             case Opened() | Found() if self._opening is not None and leg is not None:
                 self._opening.received(channel, leg.hop, message)
             case Leaving() if leg in self.legs and leg is not None:
-                leg.is_leaving = True
-                self.steps.fail(HopLeaving(f"hop {leg.hop} is leaving"))
+                self.ask_to_leave([leg])
             case Error() if leg is not None:
                 self._on_error(leg, message)
             case _:
@@ -198,6 +198,12 @@ class Session:
         if self._opening is not None and self._opening.fail(leg.channel, error):
             return
         self._fail(error)
+
+    def ask_to_leave(self, legs: Iterable[Leg]) -> None:
+        """Have hops replaced that serve on until then; what is under way is tried again."""
+        for leg in legs:
+            leg.is_leaving = True
+            self._fail(HopLeaving(f"hop {leg.hop} is to be replaced"))
 
     def uses(self, channel: Channel) -> bool:
         """Whether `channel` leads to one of the hops."""
@@ -251,7 +257,7 @@ class Session:
 
     def _on_error(self, leg: Leg, message: Error) -> None:
         error = from_code(message.code, f"hop {leg.hop}: {message.text}", retry_after=message.retry_after)
-        if self._opening is not None and self._opening.fail(leg.channel, error):
+        if self._opening is not None and not message.step and self._opening.fail(leg.channel, error):
             return
         if self._watch is not None and self._watch.failed(message.step, leg, error):
             return

@@ -32,12 +32,15 @@ async def splice(session: Session, start: int, end: int, legs: Sequence[Leg], pe
         HopUnusable: One of the new hops is of no use; nothing has changed, and others can be tried.
         SwarmError: Another hop of the session was lost meanwhile; nothing has changed.
     """
-    session.leave([old for old in session.legs[start:end] if any(old.channel is new.channel for new in legs)])
-    await session.join(legs, start, end)
+    again = [old for old in session.legs[start:end] if any(old.channel is new.channel for new in legs)]
+    session.leave(again)
     try:
+        await session.join(legs, start, end)
         await _bring_up(session, start, legs, pending)
     except BaseException:
         session.part()
+        for old in again:  # they have forgotten it, and may have begun anew
+            old.fault = old.fault or SessionLost(f"hop {old.hop} was to begin anew")
         raise
     session.adopt(start, end)
 
@@ -57,6 +60,9 @@ async def _bring_up(session: Session, start: int, legs: Sequence[Leg], pending: 
             await _ask_replay(session, start, legs, (), before)
         await _replay(session, [*session.legs[:start], *legs], wanted, before)
     except ReplayFailed as failed:
+        if failed.leg in session.legs and isinstance(failed.error, SessionLost):
+            session.lose(failed.leg, failed.error)
+            raise failed.error from failed
         raise _unusable(failed, legs) from failed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-MAX_TRIES = 12
+MAX_TRIES = 24
 """Without any result in between: enough for several replacements that die one after another."""
 
 

@@ -46,12 +46,21 @@ class Process:
     _arrived: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
 
     @classmethod
-    def start(cls, *args: str, log: Path | None = None, env: dict[str, str] | None = None) -> Process:
-        """Run `python -m ARGS` in its own process group; stderr goes to the file `log`, else to ours."""
+    def start(
+        cls, *args: str, log: Path | None = None, env: dict[str, str] | None = None, inside: Sequence[str] = ()
+    ) -> Process:
+        """Run `python -m ARGS` in its own process group; stderr goes to the file `log`, else to ours.
+
+        Args:
+            args: What to run.
+            log: Where its stderr goes.
+            env: Variables beside ours.
+            inside: A command that runs the rest of its line, such as nsenter's; it must become that process.
+        """
         sink: IO[str] | None = open(log, "w", encoding="utf-8") if log else None  # noqa: SIM115 - the child's
         try:
             popen = subprocess.Popen(
-                [sys.executable, "-m", *args],
+                [*inside, sys.executable, "-m", *args],
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
@@ -105,7 +114,9 @@ class Process:
         self._arrived.put(None)
 
     def _name(self) -> str:
-        return " ".join(str(word) for word in self.popen.args[1:4])  # type: ignore[index]
+        words = [str(word) for word in self.popen.args]  # type: ignore[union-attr]
+        begin = words.index("-m")
+        return " ".join(words[begin : begin + 3])
 
     def _last_words(self) -> str:
         if self.log is None:

@@ -30,7 +30,7 @@ from swarm.directory.swarm_time import SWARM_TIME
 from swarm.errors import DaemonDied, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Peer
-from swarm.types import ModelEntry, ServerRecord, ServerState, View
+from swarm.types import ModelEntry, PeerId, ServerRecord, ServerState, View
 
 _GOODBYE_OUTLIVES = 0.5
 """Seconds by which a goodbye outlives the record that it replaces; more would delay a server that comes back."""
@@ -59,6 +59,7 @@ class Directory:
         *,
         initial_peers: Sequence[Multiaddr] = (),
         client_mode: bool = False,
+        is_hidden: bool = False,
         timeouts: Timeouts | None = None,
     ) -> AsyncIterator[Directory]:
         """Take part in the directory until the block is left.
@@ -69,6 +70,7 @@ class Directory:
         Args:
             initial_peers: Whom to join through, each ending in /p2p/ID; without any we are the first.
             client_mode: Store nothing for others, and stay out of their routing tables.
+            is_hidden: Begin `hide`-den: nobody shall be sent to us before we know that we can be reached.
 
         Raises:
             DaemonDied: The peer's daemon does not answer.
@@ -78,6 +80,7 @@ class Directory:
             node = await Node.start(peer.p2p, timeouts, is_client=client_mode)
         except TimeoutError as error:
             raise DaemonDied("the libp2p daemon does not answer; start the process again") from error
+        node.hide(is_hidden)
         joining = Joining(peer, node, initial_peers, timeouts)
         directory = cls(peer, node, joining, SystemClock())
         try:
@@ -91,6 +94,21 @@ class Directory:
     def is_connected(self) -> bool:
         """Whether we know at least one other member of the directory."""
         return self._joining.is_connected
+
+    @property
+    def members(self) -> tuple[PeerId, ...]:
+        """Other members of the directory that we know, clients not among them."""
+        return self._node.neighbours
+
+    async def hide(self, is_hidden: bool) -> None:
+        """Stay out of others' routing tables, where whoever cannot be reached costs each search seconds; or enter them.
+
+        Our own record is stored all the same, at others.
+        """
+        if is_hidden != self._node.is_hidden:
+            self._node.hide(is_hidden)
+            if not is_hidden and self.is_connected:
+                await self._joining.look_around()
 
     async def wait_connected(self, timeout: float) -> None:
         """Wait until somebody else is there.

@@ -68,7 +68,7 @@ class Joining:
             return False
         SWARM_TIME.adjust([each for each in differences if each is not None], is_first=not self._has_joined)
         self._has_joined = True
-        await self._look_around()
+        await self.look_around()
         if was_alone and self.is_connected:
             self._tell()
         return True
@@ -84,7 +84,7 @@ class Joining:
             try:
                 has_found = await self.try_all()
                 if was_connected and not has_found:
-                    await self._look_around()
+                    await self.look_around()
             except Exception as error:  # a periodic task: the next round may do better
                 logger.warning("joining failed: %s: %s", type(error).__name__, error)
             pause = min(2 * pause, self._timeouts.retry_most)
@@ -113,7 +113,8 @@ class Joining:
     async def _try(self, addr: Multiaddr) -> float | None:
         return await self._node.ping(await self._peer.dial(addr, timeout=self._timeouts.join))
 
-    async def _look_around(self) -> None:
+    async def look_around(self) -> None:
+        """Search for ourselves, which makes us known to those who are near us."""
         try:
             await self._node.look_around()
         except TimeoutError:

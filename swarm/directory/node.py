@@ -61,6 +61,22 @@ class Node:
         return cls(node, timeouts, is_client=is_client)
 
     @property
+    def neighbours(self) -> tuple[PeerId, ...]:
+        """Who is in our routing table."""
+        return tuple(PeerId(peer.to_base58()) for peer in self._node.protocol.routing_table.uid_to_peer_id.values())
+
+    @property
+    def is_hidden(self) -> bool:
+        """Whether we stay out of others' routing tables."""
+        return not self._node.protocol.node_info.node_id
+
+    def hide(self, is_hidden: bool) -> None:
+        """Stay out of others' routing tables, or let whomever we talk to from now on enter us."""
+        if not self._is_client:
+            node_id = b"" if is_hidden else self._node.node_id.to_bytes()
+            self._node.protocol.node_info = dht_pb2.NodeInfo(node_id=node_id)
+
+    @property
     def num_neighbours(self) -> int:
         """Nodes in our routing table."""
         return len(self._node.protocol.routing_table.uid_to_peer_id)
@@ -95,7 +111,7 @@ class Node:
             TimeoutError: It took longer than `Timeouts.store`.
         """
         async with asyncio.timeout(self._timeouts.store):
-            return bool(await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self._is_client))
+            return bool(await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self.is_hidden))
 
     async def get(self, key: str) -> dict[object, tuple[object, float]]:
         """Return the newest values under `key` by subkey, each with its expiry in the swarm's time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 
 from hivemind.p2p import PeerID
 from multiaddr import Multiaddr
@@ -84,6 +85,25 @@ def tcp_endpoint(addr: Multiaddr) -> Endpoint | None:
 def direct_endpoint(addr: Multiaddr) -> Endpoint | None:
     """Return where `addr` is a direct address, /tcp/PORT/tls (see `swarm.network.direct`); else None."""
     return _endpoint(addr, ("tls",))
+
+
+def host_of(addr: Multiaddr) -> str | None:
+    """Return the IP address of a plain TCP address as everybody writes it; None for all others."""
+    endpoint = tcp_endpoint(addr)
+    try:
+        return None if endpoint is None else plain_host(endpoint[0])
+    except (ValueError, MultiaddrError):  # a name, or bytes of a kind that we do not know
+        return None
+
+
+def plain_host(text: str) -> str:
+    """Return an IP address as everybody writes it: that of IPv4 also where a socket of IPv6 shows it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    address = ip_address(text.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _endpoint(addr: Multiaddr, above: tuple[str, ...]) -> Endpoint | None:

@@ -20,7 +20,7 @@ from swarm.log import get_logger
 from swarm.network.config import Timeouts
 from swarm.network.stream import Buffer, Stream
 from swarm.types import PeerId
-from swarm.wire import Error, Hello, Message, Ping, Pong
+from swarm.wire import DialBack, DialedBack, Error, Hello, Message, Ping, Pong
 from swarm.wire.encoding import error_of
 from swarm.wire.handshake import agree, our_hello
 from swarm.wire.messages import NO_SESSION
@@ -46,6 +46,10 @@ class Receiver(Protocol):
         ...
 
 
+OnDialBack = Callable[["Channel", DialBack | DialedBack], None]
+"""Takes what is said about dialling back: like heartbeats, that is the network's own affair."""
+
+
 class Channel:
     """One end of a channel; made by `Peer`.
 
@@ -66,6 +70,7 @@ class Channel:
         timeouts: Timeouts,
         on_ready: Callable[[Channel], None],
         on_gone: Callable[[Channel], None],
+        on_dial_back: OnDialBack,
     ) -> None:
         self.remote = remote
         self.is_dialled = is_dialled
@@ -76,6 +81,7 @@ class Channel:
         self._timeouts = timeouts
         self._on_ready = on_ready
         self._on_gone = on_gone
+        self._on_dial_back = on_dial_back
         self._reason: Exception | None = None
         self._loop = asyncio.get_running_loop()
         self._nonces = count()
@@ -92,6 +98,11 @@ class Channel:
     def is_open(self) -> bool:
         """Whether Hellos were exchanged and messages can be sent."""
         return self.hello is not None and self._stream.is_open
+
+    @property
+    def remote_host(self) -> str | None:
+        """The IP address that the other side dialled us from; None if we dialled, or a relay stands between."""
+        return self._stream.remote_host
 
     @property
     def reason(self) -> Exception | None:
@@ -201,6 +212,8 @@ class Channel:
             self.abort(_told(message))
         elif isinstance(message, Hello):
             raise ProtocolError("a second Hello")
+        elif isinstance(message, (DialBack, DialedBack)):
+            self._on_dial_back(self, message)
         elif self.receiver is not None:
             self.receiver.received(self, message, body)
         else:

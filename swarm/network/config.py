@@ -16,6 +16,8 @@ class Timeouts:
         dial: For a connection to a peer, handshake included: six round trips of 0.3 s and one lost packet.
         direct: For a direct connection, TLS included: three round trips of 0.3 s; libp2p is tried after it.
         direct_retry: So long after a failed direct connection the next channel goes through libp2p at once.
+        dial_back: For one fresh connection to somebody who asked to be dialled back: as `direct`.
+        ask: For the whole of asking somebody to dial us back: its dial, a stream, two round trips and `dial_back`.
         hello: For the other side's Hello on a fresh channel.
         heartbeat_interval: We send something at least this often, so that the other side knows us alive.
         heartbeat_timeout: A channel on which nothing came for so long is dead: five heartbeats were lost. This
@@ -30,6 +32,8 @@ class Timeouts:
     dial: float = 3.0
     direct: float = 1.0
     direct_retry: float = 300.0
+    dial_back: float = 1.0
+    ask: float = 2.5
     hello: float = 5.0
     heartbeat_interval: float = 2.0
     heartbeat_timeout: float = 10.0
@@ -49,7 +53,7 @@ class NetworkConfig:
         identity_path: File of the ed25519 key, created when missing; None is a fresh key for this run.
         use_port_mapping: Ask the router (UPnP, NAT-PMP) to let others in.
         use_direct: Offer and use direct connections (`swarm.network.direct`) where they can be had.
-        use_relays: Reserve a place at relays when we are not reachable from outside.
+        use_relays: Reserve a place at relays when nobody can dial us (`swarm.server.reachability` finds out).
         max_channels: Inbound channels in all; each costs 32 KiB and three file descriptors.
         max_channels_per_peer: Inbound channels of one peer; an honest one needs one, or two while it reconnects.
         timeouts: See `Timeouts`.
@@ -61,7 +65,7 @@ class NetworkConfig:
     identity_path: Path | None = None
     use_port_mapping: bool = False
     use_direct: bool = True
-    use_relays: bool = False
+    use_relays: bool = True
     max_channels: int = 4096
     max_channels_per_peer: int = 8
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -8,17 +8,50 @@ all of them wait for ever when the daemon dies.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
+from hivemind.p2p import PeerID
 from hivemind.proto import p2pd_pb2
 from multiaddr import Multiaddr
 
-from swarm.errors import DaemonDied
+from swarm.errors import DaemonDied, PeerUnreachable
 from swarm.network.config import Timeouts
 from swarm.network.frame_reader import with_length
+from swarm.types import PeerId
 
 _MAX_RESPONSE_BYTES = 1 << 20
 """The daemon is ours and trusted; its longest answer lists some hundred peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStream:
+    """A stream through the daemon, on which each message stands behind its length.
+
+    Attributes:
+        remote_addr: Where the connection under it leads, without /p2p/ID.
+    """
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    remote_addr: Multiaddr
+
+    def send(self, message: bytes) -> None:
+        """Send one message."""
+        self.writer.write(with_length(message))
+
+    async def receive(self) -> bytes:
+        """Return the next message.
+
+        Raises:
+            PeerUnreachable: The other side ended the stream.
+        """
+        try:
+            return await _read_packed(self.reader)
+        except asyncio.IncompleteReadError as error:
+            raise PeerUnreachable("the peer ended the stream") from error
 
 
 class Daemon:
@@ -61,6 +94,30 @@ class Daemon:
                     writer.close()
             except (OSError, asyncio.IncompleteReadError) as error:
                 raise DaemonDied(f"the libp2p daemon does not answer ({error}); start the process again") from error
+
+    @asynccontextmanager
+    async def stream(self, peer: PeerId, protocol: str) -> AsyncIterator[DaemonStream]:
+        """Open a stream for a few messages of libp2p's own; leaving the block closes it. Give it a timeout of your own.
+
+        Raises:
+            PeerUnreachable: The peer takes no stream of this protocol.
+            DaemonDied: Nobody listens, or it hung up.
+        """
+        opened = p2pd_pb2.StreamOpenRequest(peer=PeerID.from_base58(peer).to_bytes(), proto=[protocol])
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_OPEN, streamOpen=opened)
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.control_path)
+            try:
+                writer.write(pack(request))
+                response = p2pd_pb2.Response()
+                response.ParseFromString(await _read_packed(reader))
+                if response.type == p2pd_pb2.Response.ERROR:
+                    raise PeerUnreachable(f"peer {peer}: no stream of {protocol}: {response.error.msg[-160:]}")
+                yield DaemonStream(reader, writer, Multiaddr(response.streamInfo.addr))
+            finally:
+                writer.close()
+        except (OSError, asyncio.IncompleteReadError) as error:
+            raise DaemonDied(f"the libp2p daemon hung up ({error}); start the process again") from error
 
     async def addrs(self) -> tuple[Multiaddr, ...]:
         """Return where others can dial us, each ending in /p2p/ID."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from hivemind.p2p import PeerID
@@ -74,6 +75,29 @@ class Dialler:
         # The shield: one caller that gives up must not end the attempt of the others.
         return await asyncio.shield(task)
 
+    @asynccontextmanager
+    async def brief_channel(self, peer: PeerId, addrs: Sequence[str] = ()) -> AsyncIterator[Channel]:
+        """Open a channel through libp2p that nobody else is given; leaving the block ends it.
+
+        The next one who wants a channel to `peer` shall not get this one, where a direct one can be had.
+
+        Raises:
+            PeerUnreachable, VersionMismatch: As `channel`.
+        """
+        opening = Opening(
+            peer, lambda stream: self._adopt(stream, peer, is_dialled=True, on_ready=opening.succeed, on_gone=on_gone)
+        )
+
+        def on_gone(channel: Channel) -> None:
+            self.forget(channel)
+            opening.fail(channel.reason)
+
+        channel = await self._open_by_libp2p(opening, peer, _of_peer(peer, addrs))
+        try:
+            yield channel
+        finally:
+            channel.abort()
+
     def forget(self, channel: Channel) -> None:
         """The channel has ended."""
         if self._dialled.get(channel.remote) is channel:
@@ -105,7 +129,7 @@ class Dialler:
                 logger.debug("%s; trying libp2p", error)
                 failure = error
         try:
-            channel = await self._open_by_libp2p(peer, found)
+            channel = await self._open_by_libp2p(self._opening(peer), peer, found)
         except PeerUnreachable as error:
             raise PeerUnreachable(f"{error}; {failure}") if failure else error from None
         if endpoints:  # it lives, but cannot be reached directly: not tried again for a while
@@ -113,12 +137,12 @@ class Dialler:
             self._no_direct_until.setdefault(peer, self._now() + timeouts.direct_retry)
         return channel
 
-    async def _open_by_libp2p(self, peer: PeerId, found: Sequence[Multiaddr]) -> Channel:
+    async def _open_by_libp2p(self, opening: Opening, peer: PeerId, found: Sequence[Multiaddr]) -> Channel:
         timeouts = self._config.timeouts
         if not found or not await dialling.is_connected(self._daemon, peer):
             others = [addr for addr in found if direct_endpoint(addr) is None]
             await dialling.connect(self._daemon, peer, others, timeout=timeouts.dial)
-        return await self._opening(peer).over_daemon(self._daemon, timeout=timeouts.hello)
+        return await opening.over_daemon(self._daemon, timeout=timeouts.hello)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

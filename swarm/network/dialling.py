@@ -23,6 +23,8 @@ from swarm.types import PeerId
 BACKOFF = "it failed a moment ago, and is given some seconds"
 """The reason of a dial that libp2p did not even try: it says less than the one before."""
 
+_RELAYED = "/p2p-circuit"
+
 _REASONS = (
     (r"peer id mismatch", "another peer lives there (wrong peer id)"),
     (r"connection refused", "connection refused"),
@@ -33,6 +35,7 @@ _REASONS = (
     (r"routing: not found|no addresses|failed to find any peer", "no address is known"),
     (r"failed to negotiate security", "something else than a peer listens there"),
     (r"dial backoff", BACKOFF),
+    (r"NO_RESERVATION", "the relay does not know it any more"),
     (r"protocols? not supported", "it is no peer that we can talk to (it does not speak our protocol)"),
 )
 
@@ -61,19 +64,46 @@ async def connect(daemon: Daemon, peer: PeerId, addrs: Sequence[Multiaddr], *, t
     except TimeoutError as error:
         raise PeerUnreachable(f"{where}: timed out after {timeout:g} s") from error
     except OSError as error:
-        raise PeerUnreachable(f"{where}: {_os_reason(error)}") from error
+        raise PeerUnreachable(f"{where}: {os_reason(error)}") from error
     if response.type == p2pd_pb2.Response.ERROR:
         raise PeerUnreachable(f"{where}: {reason(response.error.msg)}")
+
+
+async def connect_past_relays(daemon: Daemon, peer: PeerId, addrs: Sequence[Multiaddr], *, timeout: float) -> None:
+    """Let the daemon be connected to `peer` without a relay between, at one of `addrs`, all plain TCP.
+
+    A connection through a relay stands in the way of any other, and is given up once `peer` is seen to be there.
+
+    Raises:
+        PeerUnreachable, DaemonDied: As `connect`.
+    """
+    found = await _connections(daemon, peer)
+    if any(_RELAYED not in addr for addr in found):
+        return
+    if found:
+        try:
+            async with asyncio.timeout(timeout):
+                await _living(addrs)
+        except (OSError, TimeoutError) as error:
+            raise PeerUnreachable(f"peer {peer}: cannot be dialled: {error}") from error
+        gone = p2pd_pb2.DisconnectRequest(peer=PeerID.from_base58(peer).to_bytes())
+        await daemon.request(p2pd_pb2.Request(type=p2pd_pb2.Request.DISCONNECT, disconnect=gone))
+    await connect(daemon, peer, addrs, timeout=timeout)
 
 
 async def is_connected(daemon: Daemon, peer: PeerId) -> bool:
     """Whether the daemon has a connection to `peer` at this moment."""
     try:
-        response = await daemon.request(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
+        return bool(await _connections(daemon, peer))
     except TimeoutError:  # a daemon with too much to do; what follows will tell
         return False
+
+
+async def _connections(daemon: Daemon, peer: PeerId) -> list[str]:
+    """Where the daemon's connections to `peer` lead."""
+    response = await daemon.request(p2pd_pb2.Request(type=p2pd_pb2.Request.LIST_PEERS))
     wanted = PeerID.from_base58(peer).to_bytes()
-    return any(entry.id == wanted for entry in response.peers)
+    return [str(Multiaddr(addr)) for entry in response.peers if entry.id == wanted for addr in entry.addrs]
 
 
 def reason(text: str) -> str:
@@ -120,7 +150,8 @@ async def _probe(endpoint: tuple[str, int]) -> None:
     writer.close()
 
 
-def _os_reason(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
+    """Return the operating system's reason in few plain words."""
     if isinstance(error, socket.gaierror):
         return "unknown host name"
     if isinstance(error, ConnectionRefusedError):

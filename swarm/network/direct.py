@@ -30,7 +30,7 @@ from swarm.log import get_logger
 from swarm.network.addresses import Endpoint, tcp_endpoint
 from swarm.network.config import Timeouts
 from swarm.network.identity import Identity, peer_id_of_key, verify
-from swarm.network.sockets import Doors, dial
+from swarm.network.sockets import Doors, dial, remote_host
 from swarm.network.stream import Stream
 from swarm.network.tls import TlsTransport
 from swarm.types import PeerId
@@ -102,6 +102,7 @@ class DirectListener:
             next(iter(self._entering)).give_up()
         entering = _Entering(self._entering, 2 * self._timeouts.hello)
         stream = Stream(self._on_prelude, owner=entering)
+        stream.remote_host = remote_host(sock)
         try:
             transport = TlsTransport(sock, self._context, stream, close_timeout=self._timeouts.close)
         except OSError as error:
@@ -197,7 +198,24 @@ async def _abandon(attempts: Iterable[asyncio.Task[Stream]]) -> None:
             result.abort()
 
 
+async def probe(peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> None:
+    """See whether `peer` takes direct connections at `endpoint`: a handshake in which it proves itself, no more.
+
+    Raises:
+        OSError, PeerUnreachable: It does not.
+    """
+    transport, _, _ = await _secure(peer, endpoint, timeouts)
+    transport.abort()
+
+
 async def _connect_at(identity: Identity, peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> Stream:
+    _, stream, certificate = await _secure(peer, endpoint, timeouts)
+    stream.send_prelude(identity.sign(_PROOF + _digest(certificate)) + identity.peer_id.encode())
+    return stream
+
+
+async def _secure(peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> tuple[TlsTransport, Stream, bytes]:
+    """Return a connection whose other end proved to be `peer`, and its certificate."""
     host, port = endpoint
     sock, stream = await dial(host, port), Stream(None)
     transport = TlsTransport(sock, _CLIENT_CONTEXT, stream, close_timeout=timeouts.close)
@@ -210,9 +228,7 @@ async def _connect_at(identity: Identity, peer: PeerId, endpoint: Endpoint, time
     except BaseException:
         transport.abort()
         raise
-    proof = identity.sign(_PROOF + _digest(certificate)) + identity.peer_id.encode()
-    stream.send_prelude(proof)
-    return stream
+    return transport, stream, certificate
 
 
 def direct_addrs(addrs: Sequence[Multiaddr], port: int, peer: PeerId) -> tuple[Multiaddr, ...]:

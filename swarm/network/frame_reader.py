@@ -26,12 +26,17 @@ _MAX_PRELUDE_BYTES = 16 * 1024
 
 def with_length(prelude: bytes) -> bytes:
     """Return a prelude behind its length as a varint, as it travels."""
-    length, head = len(prelude), bytearray()
-    while length >= 0x80:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + prelude
+    return varint(len(prelude)) + prelude
+
+
+def varint(value: int) -> bytes:
+    """Return a number of 0 or more as protobuf writes it: seven bits a byte, the lowest first."""
+    head = bytearray()
+    while value >= 0x80:
+        head.append(value & 0x7F | 0x80)
+        value >>= 7
+    head.append(value)
+    return bytes(head)
 
 
 class FrameReader:

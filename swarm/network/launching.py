@@ -32,6 +32,18 @@ _IDLE_TIMEOUT = "10s"
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 """Of unary calls, which only the directory makes; the most that hivemind's own client takes."""
 
+_CIRCUIT_LIFE = "24h"
+"""Of a connection that we relay for others: the daemon's own 30 minutes would end sessions that are in use.
+
+The daemon relays by these limits only once others told it that it is public, which takes them some seconds; before, and
+in private networks for ever, by libp2p's own, which are of no use to us (see `swarm.network.circuits`)."""
+
+_CIRCUIT_BUFFER_BYTES = 64 * 1024
+"""Of each direction of such a connection; the daemon would take 16 MiB, and a few strangers all of our memory."""
+
+_CIRCUITS_OF_A_PEER = 64
+"""Such connections of one peer: a hidden server has one for each client and hop that uses it."""
+
 _READY = b"Peer ID:"
 
 logger = get_logger(__name__)
@@ -79,8 +91,11 @@ def _arguments(config: NetworkConfig, identity: Identity, control_path: str) -> 
         "connManager": 1,
         "tls": 1,
         "relay": 1,
+        "relayTimeLimit": _CIRCUIT_LIFE,
+        "relayBufferSize": _CIRCUIT_BUFFER_BYTES,
+        "relayMaxCircuits": _CIRCUITS_OF_A_PEER,
         "autonat": 1,
-        "autoRelay": int(config.use_relays),
+        "autoRelay": 0,  # waits for a verdict of its own, minutes long, before it looks for a relay: see `circuits`
         "natPortMap": int(config.use_port_mapping),
         "b": 0,  # we dial the initial peers ourselves: the daemon would not start without a living one
         "dhtServer" if config.is_listening else "dhtClient": 1,

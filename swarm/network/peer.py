@@ -19,16 +19,13 @@ from multiaddr import Multiaddr
 
 from swarm.errors import DaemonDied
 from swarm.log import get_logger
-from swarm.network import dialling
-from swarm.network.addresses import (
-    direct_endpoint,
-    parse_host_addr,
-    peer_id_of,
-    tcp_endpoint,
-)
+from swarm.network import circuits, dialling
+from swarm.network.addresses import direct_endpoint, host_of, parse_addr, parse_host_addr, peer_id_of, tcp_endpoint
 from swarm.network.channel import Channel, Receiver
+from swarm.network.circuits import Reservation
 from swarm.network.config import NetworkConfig
 from swarm.network.daemon import Daemon
+from swarm.network.dial_back import DialBacks
 from swarm.network.dialler import Dialler
 from swarm.network.direct import DirectListener, direct_addrs
 from swarm.network.identity import Identity
@@ -36,6 +33,7 @@ from swarm.network.launching import running_daemon
 from swarm.network.opening import STREAM_PROTOCOL
 from swarm.network.stream import Stream
 from swarm.types import PeerId
+from swarm.wire import DialedBack
 
 BACKLOG = 4096
 """Streams that may wait while the loop is busy: the usual 100 loses streams in bursts."""
@@ -67,6 +65,8 @@ class Peer:
         self.direct_addrs: tuple[Multiaddr, ...] = ()
         self._server: asyncio.AbstractServer | None = None
         self._direct: DirectListener | None = None
+        self._direct_port: int | None = None
+        self._dial_backs = DialBacks(config.timeouts)
         self._died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -145,6 +145,34 @@ class Peer:
         """Return the channel that we dialled to `peer`, or dial it; see `Dialler.channel`."""
         return await self._dialler.channel(peer, addrs)
 
+    async def ask_dial_back(self, peer: PeerId, addrs: Sequence[str]) -> DialedBack:
+        """Let `peer` try to reach us at `addrs` on connections of its own; see `DialBacks.ask`."""
+        return await self._dial_backs.ask(self._dialler.brief_channel(peer), addrs)
+
+    async def reserve(self, relay: PeerId) -> Reservation:
+        """Have `relay` pass on connections for us; see `swarm.network.circuits.reserve`."""
+        return await circuits.reserve(self._daemon, relay, self.peer_id, timeout=self.config.timeouts.ask)
+
+    async def meet(self, peer: PeerId, addrs: Sequence[str]) -> None:
+        """Be connected to `peer` without a relay between, if it can be dialled at one of `addrs`.
+
+        Raises:
+            PeerUnreachable: It cannot.
+        """
+        plain = [addr for addr in map(parse_addr, addrs) if tcp_endpoint(addr) is not None and peer_id_of(addr) == peer]
+        if plain:
+            await dialling.connect_past_relays(self._daemon, peer, plain, timeout=self.config.timeouts.dial)
+
+    async def refresh_addrs(self) -> bool:
+        """Find out anew where we listen, for networks come and go; whether that has changed."""
+        addrs = await self._daemon.addrs()
+        if not addrs or set(addrs) == set(self.addrs):
+            return False
+        self.addrs = addrs
+        if self._direct_port is not None:
+            self.direct_addrs = self._own_direct_addrs(self._direct_port)
+        return True
+
     async def wait_failed(self) -> None:
         """Wait until our daemon ends, which it should not.
 
@@ -156,16 +184,20 @@ class Peer:
     async def _serve_directly(self) -> None:
         endpoints = [tcp_endpoint(parse_host_addr(text)) for text in self.config.host_maddrs]
         self._direct = DirectListener(self.identity, self._on_inbound, self.config.timeouts)
-        port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
+        self._direct_port = await self._direct.open([endpoint for endpoint in endpoints if endpoint is not None])
+        self.direct_addrs = self._own_direct_addrs(self._direct_port)
+
+    def _own_direct_addrs(self, port: int) -> tuple[Multiaddr, ...]:
         told = [parse_host_addr(text) for text in self.config.announce_maddrs]
         told = [Multiaddr(f"{addr}/p2p/{self.peer_id}") for addr in told if direct_endpoint(addr) is not None]
-        self.direct_addrs = tuple(told) or direct_addrs(self.addrs, port, self.peer_id)
+        return tuple(told) or direct_addrs(self.addrs, port, self.peer_id)
 
     def _accept(self) -> Stream:
         return Stream(self._on_prelude)
 
     def _on_prelude(self, stream: Stream, prelude: bytes) -> None:
         told = p2pd_pb2.StreamInfo.FromString(prelude)
+        stream.remote_host = host_of(Multiaddr(told.addr))
         self._on_inbound(stream, PeerId(PeerID(told.peer).to_base58()))
 
     def _on_inbound(self, stream: Stream, remote: PeerId) -> None:
@@ -197,6 +229,7 @@ class Peer:
             timeouts=self.config.timeouts,
             on_ready=on_ready,
             on_gone=on_gone,
+            on_dial_back=self._dial_backs.received,
         )
         self._channels.add(channel)
         channel.start()
@@ -233,6 +266,7 @@ class Peer:
             self._server.close()
         if self._direct is not None:
             self._direct.close()
+        await self._dial_backs.close()
         await self._dialler.close()
         await asyncio.gather(*(channel.close() for channel in tuple(self._channels)))
         if not self._died.done():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from swarm.log import get_logger
+from swarm.network.addresses import plain_host
 
 _BACKLOG = 1024
 """Connections that may wait while the loop is busy."""
@@ -41,6 +43,27 @@ async def dial(host: str, port: int) -> socket.socket:
         else:
             return sock
     raise failure
+
+
+def remote_host(sock: socket.socket) -> str | None:
+    """Return the IP address that the other side dialled from, None if it is gone already."""
+    try:
+        return plain_host(sock.getpeername()[0])
+    except (OSError, ValueError):
+        return None
+
+
+def tune(sock: socket.socket) -> None:
+    """Let a TCP socket send at once, and keep what it knows of the line.
+
+    The usual congestion controls begin anew after a fraction of a second of silence, so that each prompt spends
+    several round trips per hop on finding out what the line bears; and they take each lost packet for a full line.
+    BBR does neither (docs/wan.md has the numbers). Where the system has it not, or not for us, its default works too.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_CONGESTION"):
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
 
 
 class Doors:

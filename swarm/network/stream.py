@@ -56,6 +56,7 @@ class Stream(asyncio.BufferedProtocol):
         received_at: Loop time at which bytes last came.
         sent_at: Loop time at which something was last sent.
         frame_began_at: Loop time of the first byte of the frame now being received, or None.
+        remote_host: The IP address that the other side's connection comes from, if it dialled us and that is known.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Stream(asyncio.BufferedProtocol):
         self.owner = owner
         self.received_at = self.sent_at = 0.0
         self.frame_began_at: float | None = None
+        self.remote_host: str | None = None
         prelude = None if on_prelude is None else lambda packed: on_prelude(self, packed)
         self._reader = FrameReader(prelude, self._on_frame)
         self._loop = asyncio.get_running_loop()

@@ -19,11 +19,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, cast
 
+from swarm.network.sockets import tune
+
 Buffer = bytes | bytearray | memoryview
 
 _RECORD_BYTES = 16 * 1024
 """What TLS packs into one record at most."""
-
 _PIECE_BYTES = 4 * _RECORD_BYTES
 """Given to the SSL object at once; what the kernel did not take whole must be given again as it was."""
 
@@ -32,7 +33,6 @@ _READS_PER_TURN = 32
 
 _HIGH_WATER, _LOW_WATER = 512 * 1024, 128 * 1024
 """Unsent bytes at which the protocol is told to pause, and to go on."""
-
 _BLOCKED = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -57,7 +57,7 @@ class TlsTransport(asyncio.Transport):
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(sock)
         is_server = context.protocol is ssl.PROTOCOL_TLS_SERVER
         self._sock = context.wrap_socket(sock, server_side=is_server, do_handshake_on_connect=False)
         self._protocol = protocol

@@ -39,7 +39,7 @@ class Costs:
         to_client: Our own measured round trips to servers.
         between: Round trips from a server (outer key) to the next (inner key), as servers announced them.
         per_block: Our own measured compute of one decode step through one block, instead of what the server announces.
-        default_round_trip: For pairs that nobody measured: a continental distance.
+        default_round_trip: Between us and servers that we have not measured: a continental distance.
         relay_penalty: What a round trip that nobody measured takes longer to a relayed server.
         hop_overhead: Transport and scheduling of one hop, whoever it is.
     """
@@ -73,16 +73,26 @@ class Costs:
     def leg(self, server: ServerRecord) -> float:
         """One way between the client and a server."""
         known = self.to_client.get(server.peer)
-        return self.stranger_move(is_relayed(server)) if known is None else known / 2
+        relay = self.relay_penalty if is_relayed(server) else 0.0
+        return (self.default_round_trip + relay if known is None else known) / 2
 
     def move(self, before: PeerId, after: PeerId, *, is_relayed: bool = False) -> float:
         """One way from a server to the next, of which is told whether it is reached through a relay."""
         known = self.between.get(before, {}).get(after)
-        return self.stranger_move(is_relayed) if known is None else known / 2
+        return self.leaving(before) + self.entering(after, is_relayed=is_relayed) if known is None else known / 2
 
-    def stranger_move(self, is_relayed: bool) -> float:
-        """One way between two of whom nothing was measured."""
-        return (self.default_round_trip + (self.relay_penalty if is_relayed else 0.0)) / 2
+    def leaving(self, before: PeerId) -> float:
+        """The part of `before` in one way between two that have not measured each other.
+
+        They are taken to be as far apart as the way through us is long, which is never too short: who is near to
+        us both is near to the other. Of whom we have not measured, half the default.
+        """
+        return self.to_client.get(before, self.default_round_trip / 2) / 2
+
+    def entering(self, after: PeerId, *, is_relayed: bool = False) -> float:
+        """The part of `after`, as `leaving`."""
+        relay = self.relay_penalty / 2 if is_relayed and after not in self.to_client else 0.0
+        return self.leaving(after) + relay
 
     def block(self, server: ServerRecord) -> float:
         """Compute of one decode step through one block."""

@@ -55,7 +55,8 @@ class _Chains:
         self._spans: dict[PeerId, tuple[int, int]] = {}
         self._per_block: dict[PeerId, float] = {}
         self._entry: dict[PeerId, float] = {}
-        self._stranger: dict[PeerId, float] = {}
+        self._leaving: dict[PeerId, float] = {}
+        self._entering: dict[PeerId, float] = {}
         self._leg: dict[PeerId, float] = {}
         alone: list[tuple[float, PeerId]] = []
         for record in able:
@@ -67,9 +68,10 @@ class _Chains:
             self._per_block[peer] = costs.block(record)
             self._entry[peer] = costs.entry(record)
             self._leg[peer] = costs.leg(record)
-            self._stranger[peer] = costs.stranger_move(is_relayed(record))
+            self._leaving[peer] = costs.leaving(peer)
+            self._entering[peer] = costs.entering(peer, is_relayed=is_relayed(record))
             known = min(self._links.get(peer, {}).values(), default=inf) / 2
-            fixed = self._entry[peer] + min(known, self._stranger[peer])
+            fixed = self._entry[peer] + min(known, 2 * self._entering[peer])
             alone.append((fixed / (end - start) + self._per_block[peer], peer))
         self._alone = sorted(alone)
         self._best: list[list[PeerId]] = [[] for _ in range(length)]
@@ -106,9 +108,9 @@ class _Chains:
         """What was spent when `block` begins: on servers that stay, the block's own best, and neighbours."""
         spans, entry = self._spans, self._entry
         entered = {peer: spent for peer, spent in beam.items() if spans[peer][1] > block}
-        lowest = min(beam.values(), default=inf)
+        lowest = min((spent + self._leaving[peer] for peer, spent in beam.items()), default=inf)
         for peer in self._best[block]:
-            entered[peer] = min(lowest + self._stranger[peer] + entry[peer], entered.get(peer, inf))
+            entered[peer] = min(lowest + self._entering[peer] + entry[peer], entered.get(peer, inf))
         for before, spent in beam.items():
             for peer, seconds in self._links.get(before, {}).items():
                 start, end = spans.get(peer, (0, 0))

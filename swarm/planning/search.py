@@ -1,8 +1,8 @@
 """Shortest paths over (block, server): at each block the work stays on its server or moves to another.
 
-A span may be left and entered anywhere. Round trips between servers are known for few pairs, all others cost
-the default, so that a move needs no look at all pairs, and a server is looked at again only where it could be
-entered for less than staying there costs.
+A span may be left and entered anywhere. Round trips between servers are known for few pairs; all others are a sum
+of what leaving the one and entering the other costs, so that a move needs no look at all pairs, and a server is
+looked at more closely only where it could be entered for less than staying there costs.
 
 A session goes through a server once, while the shortest path may leave a server and come back to it. That is
 rare, and settled by branch and bound: such a path is replaced by the three ways in which a route can avoid the
@@ -88,7 +88,8 @@ class Search:
         self._entry = {peer: costs.entry(record) for peer, record in found.items()}
         self._first = {peer: ends.first_leg(record, costs) for peer, record in found.items()}
         self._last = {peer: ends.last_leg(record, costs) for peer, record in found.items()}
-        self._stranger = {peer: costs.stranger_move(is_relayed(record)) for peer, record in found.items()}
+        self._leaving = {peer: costs.leaving(peer) for peer in found}
+        self._entering = {peer: costs.entering(peer, is_relayed=is_relayed(r)) for peer, r in found.items()}
         self._near: dict[PeerId, dict[PeerId, float]] = {}
         for before in found:
             for after, seconds in costs.between.get(before, {}).items():
@@ -116,19 +117,19 @@ class Search:
 
     def _enter(self, best: dict[PeerId, float], holders: list[PeerId]) -> dict[PeerId, tuple[float, PeerId]]:
         """For each holder of the next block the cheapest way to be there, and from whom: itself, or another."""
-        ranking = sorted((cost, peer) for peer, cost in best.items())
-        lowest = ranking[0][0]
+        ranking = sorted((cost + self._leaving[peer], peer) for peer, cost in best.items())
+        lowest = min(best.values())
         entered: dict[PeerId, tuple[float, PeerId]] = {}
         for peer in holders:
-            stay, entry, stranger = best.get(peer, inf), self._entry[peer], self._stranger[peer]
+            stay, entry, entering = best.get(peer, inf), self._entry[peer], self._entering[peer]
+            cost, before = ranking[0][0] + entering, ranking[0][1]
             near = self._near.get(peer)
-            nearest = stranger if near is None else min(stranger, next(iter(near.values())))
-            if stay <= lowest + nearest + entry:
+            nearest = inf if near is None else lowest + next(iter(near.values()))
+            if stay <= min(cost, nearest) + entry:
                 entered[peer] = (stay, peer)
                 continue
-            cost, before = lowest + stranger, ranking[0][1]
             if before == peer or near is not None:
-                cost, before = _cheapest_move(best, ranking, peer, near or {}, stranger)
+                cost, before = _cheapest_move(best, ranking, lowest, peer, near or {}, entering)
             cost += entry
             if min(stay, cost) < inf:
                 entered[peer] = (stay, peer) if stay <= cost else (cost, before)
@@ -149,13 +150,13 @@ class Search:
 def _cheapest_move(
     best: dict[PeerId, float],
     ranking: list[tuple[float, PeerId]],
+    lowest: float,
     peer: PeerId,
     near: dict[PeerId, float],
-    stranger: float,
+    entering: float,
 ) -> tuple[float, PeerId]:
     """The cheapest arrival at `peer` from another server (`near` is sorted by distance); infinite if there is none."""
-    cost, before = next(((c + stranger, p) for c, p in ranking if p != peer and p not in near), (inf, peer))
-    lowest = ranking[0][0]
+    cost, before = next(((c + entering, p) for c, p in ranking if p != peer and p not in near), (inf, peer))
     for neighbour, move in near.items():
         if lowest + move > cost:
             break

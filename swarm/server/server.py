@@ -14,19 +14,20 @@ from tqdm import tqdm
 
 from swarm.blocks import BlockStack
 from swarm.directory import Announcer, Directory
-from swarm.errors import SwarmUnreachable
+from swarm.errors import Busy, SwarmUnreachable
 from swarm.log import get_logger
-from swarm.network import NetworkConfig, Peer, best_first, parse_addrs
+from swarm.network import Closed, NetworkConfig, Peer, parse_addrs
 from swarm.server.choice import Choice, choose
 from swarm.server.config import ServerConfig
 from swarm.server.engine import Engine
 from swarm.server.handler import Handler, Served
 from swarm.server.links import Links
+from swarm.server.neighbours import Neighbours
+from swarm.server.reachability import Reachability
 from swarm.server.sessions import SessionTable
 from swarm.server.throughput import Throughput, throughput_of
 from swarm.types import ServerRecord, ServerState
 from swarm.wire.handshake import software_version
-from swarm.wire.limits import MAX_ADDRS
 
 logger = get_logger(__name__)
 
@@ -45,19 +46,28 @@ class Server:
 
     Attributes:
         peer: Our place in the network.
+        reachability: How others get to us.
         choice: What we serve.
     """
 
     def __init__(
-        self, config: ServerConfig, peer: Peer, choice: Choice, engine: Engine, throughput: Throughput
+        self,
+        config: ServerConfig,
+        peer: Peer,
+        reachability: Reachability,
+        choice: Choice,
+        engine: Engine,
+        throughput: Throughput,
     ) -> None:
         self.peer = peer
+        self.reachability = reachability
         self.choice = choice
         self._config = config
         self._engine = engine
         self._throughput = throughput
         self._sessions = SessionTable(config.max_sessions)
         self._state = ServerState.JOINING
+        self._since = time.time()
         checkpoint = choice.checkpoint
         self._digests = tuple(checkpoint.block_digest(block) for block in range(choice.span.start, choice.span.end))
         served = Served(
@@ -67,6 +77,7 @@ class Server:
             hidden_size=checkpoint.config.hidden_size,
             context_length=checkpoint.config.context_length,
         )
+        self._neighbours = Neighbours(peer, checkpoint.name, checkpoint.fingerprint, choice.span)
         self._handler = Handler(
             served,
             engine,
@@ -77,13 +88,9 @@ class Server:
 
     @property
     def addrs(self) -> tuple[str, ...]:
-        """Where others can dial us, the most useful address first."""
-        return tuple(str(addr) for addr in best_first(self.peer.addrs))
-
-    def _all_addrs(self) -> tuple[str, ...]:
-        direct = [str(addr) for addr in best_first(self.peer.direct_addrs)]
-        # As many of each as fit: a machine of many interfaces must not crowd out one of the two ways in.
-        return (*self.addrs[: MAX_ADDRS // 2], *direct[: MAX_ADDRS // 2])
+        """Where libp2p can dial us, the most useful address first."""
+        direct = {str(addr) for addr in self.peer.direct_addrs}
+        return tuple(addr for addr in self.reachability.addrs if addr not in direct)
 
     def record(self) -> ServerRecord:
         """Return what we would announce now."""
@@ -103,9 +110,12 @@ class Server:
             dtype=str(choice.dtype).removeprefix("torch."),
             quant=choice.quant,
             kernel=self._engine.kernel,
-            addrs=self._all_addrs(),
+            addrs=self.reachability.addrs,
             public_name=self._config.public_name,
             version=software_version(),
+            reach=self.reachability.reach,
+            since=self._since,
+            round_trips=self._neighbours.round_trips,
             expires_at=time.time() + self._config.ttl,
         )
 
@@ -114,7 +124,7 @@ class Server:
 
         Args:
             directory: Where we announce ourselves.
-            on_ready: Called once our record is stored in a swarm.
+            on_ready: Called once our record is stored in a swarm, and clients may be sent here.
         """
         announcer = Announcer(directory, ttl=self._config.ttl)
         async with asyncio.TaskGroup() as tasks:
@@ -123,8 +133,16 @@ class Server:
             await self.peer.serve(lambda channel: self._handler)
             self._state = ServerState.ONLINE
             tasks.create_task(announcer.run())
-            tasks.create_task(self._keep_announced(directory, announcer, on_ready))
+            tasks.create_task(self._keep_announced(directory, announcer))
+            tasks.create_task(self._say_ready(announcer, on_ready))
             tasks.create_task(self._expire_sessions())
+            if self.choice.span.end < self.choice.checkpoint.config.num_blocks:
+                tasks.create_task(self._neighbours.run(directory, interval=self._config.ttl / 3))
+            tasks.create_task(
+                self.reachability.watch(
+                    lambda: announcer.update(self.record()), lambda: directory.view(self.choice.checkpoint.name)
+                )
+            )
             try:
                 await self.peer.wait_failed()
             finally:
@@ -132,18 +150,20 @@ class Server:
                 announcer.update(self.record())
                 await self._drain()
 
-    async def _keep_announced(
-        self, directory: Directory, announcer: Announcer, on_ready: Callable[[Server], None]
-    ) -> None:
+    async def _keep_announced(self, directory: Directory, announcer: Announcer) -> None:
         # Alone, our own node would store the record, and we would be ready for nobody.
         while not (self._config.new_swarm or directory.is_connected):
             await _join(directory, timeout=self._config.ttl)
-        announcer.update(self.record())
+            await self.reachability.look()  # nobody was there for the first one
+        await self.reachability.wait_looked()
+        while True:
+            announcer.update(self.record())
+            await asyncio.sleep(self._config.ttl / 3)
+
+    async def _say_ready(self, announcer: Announcer, on_ready: Callable[[Server], None]) -> None:
+        await self.reachability.wait_routable()
         await announcer.wait_stored()
         on_ready(self)
-        while True:
-            await asyncio.sleep(self._config.ttl / 3)
-            announcer.update(self.record())
 
     async def _expire_sessions(self) -> None:
         while True:
@@ -172,21 +192,35 @@ async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_re
     addrs = parse_addrs(initial_peers)
     async with (
         Peer.open(_network(config)) as peer,
-        Directory.open(peer, initial_peers=addrs) as directory,
+        # Hidden from the other members until we know that they reach us.
+        Directory.open(peer, initial_peers=addrs, is_hidden=True) as directory,
     ):
+        # Those whom we ask whether we are reachable dial us while we load.
+        await peer.serve(lambda channel: Closed(Busy("the server is not up yet")))
         if addrs:
             await _join(directory, timeout=JOIN_TIMEOUT)
-        # Only the compute thread may start OpenMP threads: with those of a second thread there would be more than
-        # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
-        torch.set_num_threads(1)
-        choice = await choose(config, directory, peer.peer_id)
-        threads = config.threads or os.cpu_count() or 1
-        stack = await asyncio.to_thread(_load, choice)
-        with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
-            gc.collect()
-            gc.freeze()  # what is here now stays: going through it again stops a server for a tenth of a second
-            throughput = await engine.call(lambda: throughput_of(stack, choice, config.throughput, threads=threads))
-            await Server(config, peer, choice, engine, throughput).serve(directory, on_ready)
+        async with Reachability.open(peer, directory) as reachability:
+            await _serve(config, directory, peer, reachability, on_ready)
+
+
+async def _serve(
+    config: ServerConfig,
+    directory: Directory,
+    peer: Peer,
+    reachability: Reachability,
+    on_ready: Callable[[Server], None],
+) -> None:
+    # Only the compute thread may start OpenMP threads: with those of a second thread there would be more than
+    # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
+    torch.set_num_threads(1)
+    choice = await choose(config, directory, peer.peer_id)
+    threads = config.threads or os.cpu_count() or 1
+    stack = await asyncio.to_thread(_load, choice)
+    with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
+        gc.collect()
+        gc.freeze()  # what is here now stays: going through it again stops a server for a tenth of a second
+        throughput = await engine.call(lambda: throughput_of(stack, choice, config.throughput, threads=threads))
+        await Server(config, peer, reachability, choice, engine, throughput).serve(directory, on_ready)
 
 
 async def _join(directory: Directory, *, timeout: float) -> None:

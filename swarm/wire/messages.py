@@ -268,12 +268,13 @@ class DialBack(Message):
 
 @dataclass(frozen=True, slots=True)
 class DialedBack(Message):
-    """Those of the addresses at which the receiver was reached; `text` says why the others failed."""
+    """Where of these the receiver was reached, why not elsewhere, and the IP it comes from ("": nothing was tried)."""
 
     wire_number = 18
     nonce: int = _field(_COUNT)
     addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
     text: str = _field(text(MAX_TEXT), "")
+    seen: str = _field(_PEER, "")
 
 
 KINDS: tuple[type[Message], ...] = (

@@ -30,6 +30,17 @@ def _round_trip(value: object) -> tuple[str, float]:
     return text(128)(value[0]), number(0, 3600)(value[1])
 
 
+def _span(value: object) -> Span | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise ProtocolError(f"{value!r:.40} is no span")
+    start, end = integer(0, MAX_BLOCKS - 1)(value[0]), integer(1, MAX_BLOCKS)(value[1])
+    if not start < end:
+        raise ProtocolError(f"span {start}:{end} is empty")
+    return Span(start, end)
+
+
 _PER_SECOND = number(0, 1e12)
 _FIELDS: tuple[tuple[str, Check], ...] = (
     ("peer", text(128)),
@@ -53,6 +64,7 @@ _FIELDS: tuple[tuple[str, Check], ...] = (
     ("reach", one_of(*(reach.value for reach in Reach))),
     ("since", number(0, 1e12)),
     ("round_trips", many(_round_trip, MAX_ROUND_TRIPS)),
+    ("next_span", _span),
 )
 
 _NUM_REQUIRED = 17
@@ -64,6 +76,7 @@ def encode_record(record: ServerRecord) -> bytes:
     values = {name: getattr(record, name, None) for name, _ in _FIELDS}
     values |= {"start": record.span.start, "end": record.span.end, "state": record.state.value}
     values["reach"] = record.reach.value
+    values["next_span"] = record.next_span and (record.next_span.start, record.next_span.end)
     return cast(bytes, msgpack.packb([RECORD_VERSION, *(values[name] for name, _ in _FIELDS)]))
 
 
@@ -80,6 +93,8 @@ def decode_record(packed: bytes, *, expires_at: float) -> ServerRecord:
         raise ProtocolError(f"record with span {start}:{end} of {checked['num_blocks']} blocks")
     if len(checked["digests"]) != end - start:
         raise ProtocolError(f"record with {len(checked['digests'])} digests for {end - start} blocks")
+    if (wanted := checked.get("next_span")) is not None and wanted.end > checked["num_blocks"]:
+        raise ProtocolError(f"record that wants span {wanted} of {checked['num_blocks']} blocks")
     checked["state"] = ServerState(checked["state"])
     checked["peer"] = PeerId(checked["peer"])
     if "reach" in checked:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from swarm.client.explain import StepTiming, explain
+from swarm.client.explain import StepTiming, advice_text, explain
+from swarm.planning import Costs, advise
 from swarm.types import Hop, PeerId
 from swarm.wire import Timing
+from tests.planning.views import record, view
 
 HOPS = (Hop(PeerId("12D3KooWfirst"), 0, 10), Hop(PeerId("12D3KooWlast"), 10, 30))
 
@@ -33,8 +37,23 @@ def test_only_the_smallest_steps_count() -> None:
 
 def test_the_parts_add_up_to_the_step() -> None:
     found = explain(HOPS, [step(0.02, (1000, 2000, 4000), (500, 5000, 6000))])
-    total = sum(times.queue + times.compute + times.handling for times in found.hops) + found.network
+    total = sum(times.network + times.queue + times.compute + times.handling for times in found.hops) + found.answer
     assert total == pytest.approx(found.step)
+
+
+def test_the_network_is_shared_out_by_what_the_legs_should_take() -> None:
+    found = explain(HOPS, [step(0.02, (1000, 2000, 4000), (500, 5000, 6000))], legs=(0.03, 0.06, 0.01))
+    assert [*(times.network for times in found.hops), found.answer] == pytest.approx([0.003, 0.006, 0.001])
+
+
+def test_the_advice_names_a_faster_route_and_the_hops_that_it_saves() -> None:
+    servers = [record("first", 0, 10), record("last", 10, 30), record("all", 0, 30)]
+    route = (Hop(PeerId("first"), 0, 10), Hop(PeerId("last"), 10, 30))
+    near = Costs(to_client={PeerId("first"): 0.1, PeerId("last"): 0.1, PeerId("all"): 0.1})
+    text = advice_text(advise(route, view(*servers), near))
+    assert text.startswith("1 instead of 2 hops should be faster: ") and text.endswith(" by 0:30@all")
+    far = replace(near, to_client={**near.to_client, PeerId("all"): 0.4})
+    assert advice_text(advise(route, view(*servers), far)) == ""
 
 
 def test_hops_whose_clocks_claim_more_than_the_step_took_leave_no_negative_network() -> None:
@@ -53,6 +72,6 @@ def test_steps_that_do_not_name_every_hop_do_not_count() -> None:
 
 def test_it_prints_as_a_table_with_a_line_per_hop() -> None:
     lines = str(explain(HOPS, [step(0.02, (1000, 2000, 4000), (500, 5000, 6000))])).splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert "0:10" in lines[1] and "KooWfirst" in lines[1] and "2.00 ms" in lines[1]
-    assert "10.00 ms" in lines[3] and "20.00 ms" in lines[3]
+    assert "10.00 ms" in lines[4] and "20.00 ms" in lines[4]

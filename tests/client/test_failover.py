@@ -185,8 +185,14 @@ class Script:
         return [await client.step(session, rows, hidden) for rows, hidden in self.steps]
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_forks_roll_backs_and_batches_survive_random_deaths(tiny: Checkpoint, seed: int) -> None:
+def test_forks_roll_backs_and_batches_survive_random_deaths(tiny: Checkpoint) -> None:
+    deaths: list[int] = []
+    for seed in range(16):
+        random_deaths(tiny, seed, deaths)
+    assert sum(deaths) > 16 and max(deaths) > 2, "else nothing was tried"
+
+
+def random_deaths(tiny: Checkpoint, seed: int, deaths: list[int]) -> None:
     script, rng = Script(seed), random.Random(seed)
 
     async def story(swarm: VirtualSwarm) -> None:
@@ -202,8 +208,8 @@ def test_forks_roll_backs_and_batches_survive_random_deaths(tiny: Checkpoint, se
         began = swarm.net.now
         client, session = await opened(swarm, "another", chunk_tokens=7)
         running = asyncio.create_task(script.run(client, session))
-        for _ in range(4):
-            await asyncio.sleep(rng.random() * 0.06)
+        while not running.done():
+            await asyncio.sleep(rng.random() * 0.04)
             victims = [name for name in names(swarm, session) if name in swarm.servers and name != "low1"]
             victims = [name for name in victims if name != "high1"]
             if victims and not running.done():
@@ -213,9 +219,10 @@ def test_forks_roll_backs_and_batches_survive_random_deaths(tiny: Checkpoint, se
                 else:
                     swarm.net.drop(victim, "another")
         outputs = await running
+        deaths.append(session.num_mends)
         for output, wanted in zip(outputs, expected, strict=True):
             torch.testing.assert_close(output, wanted, **CLOSE)
-        assert session.num_mends >= 1 and swarm.net.now - began < 20
+        assert swarm.net.now - began < 20
 
     run_swarm(story, tiny, jitter=0.002, seed=seed)
 

@@ -204,7 +204,7 @@ class VirtualSwarm:
         fields: dict[str, Any] = {"initial_peers": (), "chunk_tokens": 8, "view_age": 0.0, **config}
         connection = Connection(ClientConfig(**fields))
         connection._join(self.net.peer(name, timeouts=self.timeouts), cast(Any, VirtualDirectory(self)))
-        connection._task = asyncio.create_task(connection._watch())
+        connection._task = asyncio.create_task(connection.upkeep.run())
         self._clients.append(connection._task)
         return connection
 

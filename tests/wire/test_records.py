@@ -35,8 +35,9 @@ RECORD = ServerRecord(
     reach=Reach.RELAYED,
     since=1000.5,
     round_trips=((PeerId("12D3KooWSomebody"), 0.08),),
+    next_span=Span(0, 3),
 )
-NUM_FIELDS, NUM_REQUIRED = 22, 18
+NUM_FIELDS, NUM_REQUIRED = 23, 18
 
 
 def values_of(record: ServerRecord) -> list[Any]:
@@ -50,6 +51,11 @@ def test_a_record_comes_back_as_it_went_but_with_the_expiry_kept_beside(state: S
     assert decode_record(encode_record(record), expires_at=99.0) == replace(record, expires_at=99.0)
 
 
+def test_a_record_of_a_server_that_stays_comes_back_without_a_next_span() -> None:
+    record = replace(RECORD, next_span=None)
+    assert decode_record(encode_record(record), expires_at=1234.5) == record
+
+
 def test_surplus_fields_of_a_newer_server_are_ignored() -> None:
     packed = msgpack.packb([*values_of(RECORD), "new"])
     assert decode_record(packed, expires_at=1234.5) == RECORD
@@ -58,7 +64,7 @@ def test_surplus_fields_of_a_newer_server_are_ignored() -> None:
 def test_a_record_of_an_older_server_has_the_defaults_of_later_fields() -> None:
     packed = msgpack.packb(values_of(RECORD)[:NUM_REQUIRED])
     assert decode_record(packed, expires_at=1234.5) == replace(
-        RECORD, kernel="", reach=Reach.UNKNOWN, since=0.0, round_trips=()
+        RECORD, kernel="", reach=Reach.UNKNOWN, since=0.0, round_trips=(), next_span=None
     )
 
 
@@ -87,6 +93,11 @@ def test_a_record_of_an_older_server_has_the_defaults_of_later_fields() -> None:
         (21, [["a", -0.1]]),
         (21, [["a", 0.1]] * 17),
         (21, ["ab"]),
+        (22, [3]),
+        (22, [3, 3]),
+        (22, [28, 31]),
+        (22, [-1, 3]),
+        (22, "0:3"),
     ],
 )
 def test_a_record_with_one_field_out_of_range_is_refused(position: int, value: object) -> None:
