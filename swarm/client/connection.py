@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from swarm.client.config import ClientConfig
-from swarm.client.explain import advice_text
 from swarm.client.legs import Leg, numerics_of
 from swarm.client.mending import Mender
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
 from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
-from swarm.client.scouting import Scout
+from swarm.client.scouting import MAX_MEASURED_ROUTES, Scout
 from swarm.client.session import Session
 from swarm.client.step_run import StepRun
 from swarm.client.upkeep import Upkeep
@@ -28,7 +27,6 @@ from swarm.directory import Directory
 from swarm.errors import BlocksMissing, Busy, HopLeaving, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
-from swarm.planning import advise
 from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
 from swarm.wire import Message, Row
 
@@ -164,19 +162,6 @@ class Connection:
             except SwarmError as error:
                 await self.mender.mend(session, error, run.pending)
 
-    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
-        """Return what the legs of a route should take, in seconds, and in words what would be faster.
-
-        Both are empty if a hop's record is not seen any more.
-        """
-        agreement = await self.routes.agreement(model)
-        view = self.routes.sample(agreement.view, Span(hops[0].start, hops[-1].end))
-        try:
-            found = advise(hops, view, self.routes.costs(view), excluded=self.routes.bans.now(time.monotonic()))
-        except KeyError:
-            return [], ""
-        return [*(hop.arrival for hop in found.current.hops), found.current.answer], advice_text(found)
-
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""
         session.close()
@@ -249,6 +234,10 @@ class Connection:
         while True:
             agreement = await self.routes.agreement(model, age=age)
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)
+            for _ in range(MAX_MEASURED_ROUTES):
+                if hops is None or not await self.upkeep.measure(hops, agreement.view):
+                    break
+                hops = self.routes.find(agreement.view, Stretch(span=span), refused)
             if hops is not None:
                 return hops, agreement.view
             if time.monotonic() >= deadline:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 
 from swarm.client.bans import Bans
 from swarm.client.config import ClientConfig
+from swarm.client.explain import advice_text
 from swarm.client.legs import numerics_of
 from swarm.client.opening import Model
 from swarm.directory import Directory
 from swarm.errors import BlocksMissing, SwarmError, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Peer
-from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans, sample
+from swarm.planning import Agreement, Costs, advise, agree, find_route, format_spans, missing_spans, sample
 from swarm.planning.sampling import LIMIT
 from swarm.types import Hop, PeerId, Span, View
 
@@ -137,6 +138,19 @@ class Routes:
         """Return what we have measured ourselves, and what the servers of `view` have between them."""
         measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
         return Costs.of(view, measured, per_block=self.per_block)
+
+    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
+        """Return what the legs of a route should take, in seconds, and in words what would be faster.
+
+        Both are empty if a hop's record is not seen any more.
+        """
+        agreement = await self.agreement(model)
+        view = self.sample(agreement.view, Span(hops[0].start, hops[-1].end))
+        try:
+            found = advise(hops, view, self.costs(view), excluded=self.bans.now(time.monotonic()))
+        except KeyError:
+            return [], ""
+        return [*(hop.arrival for hop in found.current.hops), found.current.answer], advice_text(found)
 
     def missing(self, model: Model, span: Span, agreement: Agreement, refused: Refused, waited: float) -> BlocksMissing:
         """Return the error that names the blocks which nobody serves, and who refused."""
