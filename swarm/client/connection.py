@@ -18,7 +18,7 @@ from swarm.client.mending import Mender
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
-from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
+from swarm.client.routes import POLL_INTERVAL, Routes, Stretch
 from swarm.client.scouting import MAX_MEASURED_ROUTES, Scout
 from swarm.client.session import Session
 from swarm.client.step_run import StepRun
@@ -104,7 +104,7 @@ class Connection:
         Raises:
             BlocksMissing: Some blocks stayed without a server for the coverage timeout.
         """
-        return (await self._plan(model, span, refused={}))[0]
+        return (await self._plan(model, span, Refusals(0.0, self.config.timeouts.coverage)))[0]
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         """Open a session through `span`, over the best route whose hops accept.
@@ -121,11 +121,11 @@ class Connection:
             Busy: The only servers of some blocks were busy for `Timeouts.busy` seconds.
         """
         deadline = time.monotonic() + self.config.timeouts.busy
-        refusals = Refusals(deadline)
+        refusals = Refusals(deadline, self.config.timeouts.coverage)
         while True:
             now = time.monotonic()
             try:
-                hops, view = await self._plan(model, span, refused=refusals.now(now))
+                hops, view = await self._plan(model, span, refusals)
             except BlocksMissing:
                 until = refusals.until(now)
                 if until is None:
@@ -222,17 +222,16 @@ class Connection:
         assert self._upkeep is not None
         return self._upkeep
 
-    async def _plan(self, model: Model, span: Span, *, refused: Refused) -> tuple[tuple[Hop, ...], View]:
+    async def _plan(self, model: Model, span: Span, refusals: Refusals) -> tuple[tuple[Hop, ...], View]:
         if self._pid != os.getpid():
             raise UsageError("this model was loaded before the process forked: load it again in this one")
-        # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
-        is_waiting = not any(isinstance(error, Busy) for error in refused.values())
-        began = time.monotonic()
-        deadline = began + (self.config.timeouts.coverage if is_waiting else 0.0)
+        began = refusals.patient_since or time.monotonic()
+        deadline = began + self.config.timeouts.coverage
         age: float | None = None
         await self.upkeep.scout_first(model, span)
         while True:
             agreement = await self.routes.agreement(model, age=age)
+            refused = refusals.now(time.monotonic())
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)
             for _ in range(MAX_MEASURED_ROUTES):
                 if hops is None or not await self.upkeep.measure(hops, agreement.view):
@@ -240,7 +239,8 @@ class Connection:
                 hops = self.routes.find(agreement.view, Stretch(span=span), refused)
             if hops is not None:
                 return hops, agreement.view
-            if time.monotonic() >= deadline:
+            # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
+            if time.monotonic() >= deadline or any(isinstance(error, Busy) for error in refused.values()):
                 raise self.routes.missing(model, span, agreement, refused, time.monotonic() - began)
             age = 0.0
             await asyncio.sleep(POLL_INTERVAL)

@@ -111,7 +111,7 @@ class Routes:
         The banned are left out where others serve, and those who refused in any case.
         """
         now = time.monotonic()
-        for bans in (self.bans.now(now), self.bans.strictest(now)):
+        for bans in (self.bans.now(now), self.bans.strictest(now, self._heard(now))):
             excluded = {*refused, *bans, *stretch.on_route}
             alike = [record for record in view.records if numerics_of(record) == stretch.numerics]
             for records in (alike, view.records) if stretch.numerics else (view.records,):
@@ -127,6 +127,10 @@ class Routes:
                 if hops is not None:
                     return hops
         return None
+
+    def _heard(self, now: float) -> dict[PeerId, float]:
+        loop_now = asyncio.get_running_loop().time()
+        return {channel.remote: now - (loop_now - channel.heard_at) for channel in self._peer.channels}
 
     def sample(self, view: View, span: Span, excluded: Collection[PeerId] = ()) -> View:
         """Return the servers of a large view that a good route may go through."""
