@@ -24,7 +24,7 @@ ERROR_SECONDS = 10.0
 def eyes(swarm: Yard, **options: Any) -> dict[str, SwarmForCausalLM]:
     """Clients that look at the swarm through different members of it."""
     doors = {"bootstrap": swarm.fleet.addr}
-    doors |= {name: swarm.fleet.servers[name].lines[-1].rpartition("addr=")[2] for name in ("left", "low")}
+    doors |= {name: swarm.addr_of(name) for name in ("left", "low")}
     return {name: swarm.client(initial_peers=[addr], **options) for name, addr in doors.items()}
 
 
