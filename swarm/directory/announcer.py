@@ -78,7 +78,8 @@ class Announcer:
             return False
         if is_stored:
             self._latest_stored = record
-            self._stored.set()
+            if self.is_stored:  # else there is a later one already, for which others wait
+                self._stored.set()
         else:
             logger.info("nobody stored the record of %s; trying again", record.span)
         return is_stored
