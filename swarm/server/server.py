@@ -1,6 +1,6 @@
 """A server's life: join, choose, and then what its placement says: claim, load, serve, move; at the end drain, leave.
 
-What serves a span is a `Serving`; a server has one at a time. The peer, its links, its record and what is known of its
+What serves a span is a `Holding`; a server has one at a time. The peer, its links, its record and what is known of its
 reachability are the server's, and stay when the span changes.
 """
 
@@ -23,12 +23,12 @@ from swarm.network import Closed, NetworkConfig, Peer, parse_addrs
 from swarm.planning import Act, Decision, agree
 from swarm.server.choice import Choice, choose
 from swarm.server.config import ServerConfig
+from swarm.server.holding import Holding
 from swarm.server.links import Links
 from swarm.server.neighbours import Neighbours
 from swarm.server.placing import Freedom, Placing
 from swarm.server.reachability import Reachability
 from swarm.server.reception import Reception
-from swarm.server.serving import Serving
 from swarm.server.throughput import Throughput
 from swarm.types import ServerRecord, ServerState, Span, View
 from swarm.wire.handshake import software_version
@@ -67,7 +67,7 @@ class Server:
         self._directory = directory
         self._announcer = Announcer(directory, ttl=config.ttl)
         self._reception = Reception()
-        self._serving: Serving | None = None
+        self._holding: Holding | None = None
         self._throughput = Throughput(0.0, 0.0)
         # Since ever: whoever places itself need not wait for us to think again.
         self._standing = Decision(act=Act.LOAD, state=ServerState.JOINING, span=choice.span, since=0.0)
@@ -88,28 +88,28 @@ class Server:
     def record(self) -> ServerRecord:
         """Return what we would announce now."""
         choice, checkpoint, standing = self.choice, self.choice.checkpoint, self._standing
-        serving = self._serving if self._serving is not None and self._serving.span == standing.span else None
+        holding = self._holding if self._holding is not None and self._holding.span == standing.span else None
         return ServerRecord(
             peer=self.peer.peer_id,
             model=checkpoint.name,
             fingerprint=checkpoint.fingerprint,
             num_blocks=checkpoint.config.num_blocks,
             span=standing.span,
-            digests=serving.digests if serving is not None else ("",) * len(standing.span),
+            digests=holding.digests if holding is not None else ("",) * len(standing.span),
             state=standing.state,
             decode_per_s=self._throughput.decode_per_s,
             prefill_per_s=self._throughput.prefill_per_s,
-            free_pages=serving.engine.free_pages if serving is not None else 0,
-            load=serving.engine.load if serving is not None else 0,
+            free_pages=holding.engine.free_pages if holding is not None else 0,
+            load=holding.engine.load if holding is not None else 0,
             dtype=str(choice.dtype).removeprefix("torch."),
             quant=choice.quant,
-            kernel=serving.engine.kernel if serving is not None else "",
+            kernel=holding.engine.kernel if holding is not None else "",
             addrs=self.reachability.addrs,
             public_name=self._config.public_name,
             version=software_version(),
             reach=self.reachability.reach,
             since=standing.since,
-            round_trips=serving.round_trips if serving is not None else (),
+            round_trips=holding.round_trips if holding is not None else (),
             expires_at=time.time() + self._config.ttl,
             next_span=standing.next_span,
         )
@@ -165,8 +165,8 @@ class Server:
 
     async def drain(self) -> None:
         """Have our sessions moved elsewhere; those in use that stay may finish, for at most the drain timeout."""
-        if self._serving is not None:
-            await self._serving.drain()
+        if self._holding is not None:
+            await self._holding.drain()
 
     async def load(self, span: Span) -> float:
         """Serve `span`, and nothing else, from now on; return its tokens/s through one block.
@@ -180,29 +180,29 @@ class Server:
         """
         await self._give_up()
         self.choice = choice = replace(self.choice, span=span)
-        serving = await Serving.open(choice, self._config, self._links, is_draining=self._is_draining)
-        self._serving, self._throughput = serving, serving.throughput
-        self._reception.handler = serving.handler
+        holding = await Holding.open(choice, self._config, self._links, is_draining=self._is_draining)
+        self._holding, self._throughput = holding, holding.throughput
+        self._reception.handler = holding.handler
         if span.end < choice.checkpoint.config.num_blocks:
             neighbours = Neighbours(self.peer, choice.checkpoint.name, choice.checkpoint.fingerprint, span)
-            serving.measure_neighbours(neighbours, self._directory, self._tasks)
-        return serving.throughput.decode_per_s
+            holding.measure_neighbours(neighbours, self._directory, self._tasks)
+        return holding.throughput.decode_per_s
 
     async def _give_up(self) -> None:
-        serving, self._serving = self._serving, None
-        if serving is not None:
-            await serving.close()
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            await holding.close()
             self._reception.handler = None
-            del serving
+            del holding
             gc.collect()
 
     async def _leave(self, placed: asyncio.Task[None]) -> None:
         placed.cancel()
         await asyncio.wait((placed,))
-        if self._serving is not None:
+        if self._holding is not None:
             self._standing = replace(self._standing, state=ServerState.DRAINING, next_span=None)
             self._tell()
-            await self._serving.drain()
+            await self._holding.drain()
         await self._give_up()
 
     def _is_draining(self) -> bool:
@@ -240,8 +240,8 @@ class Server:
     async def _expire_sessions(self) -> None:
         while True:
             await asyncio.sleep(min(EXPIRY_INTERVAL, self._config.session_timeout / 4))
-            if self._serving is not None:
-                self._serving.expire_sessions()
+            if self._holding is not None:
+                self._holding.expire_sessions()
 
 
 async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]) -> None:

@@ -1,4 +1,4 @@
-"""A serving: one span's blocks, engine, sessions and neighbours, from loaded to given up.
+"""A holding: one span's blocks, engine, sessions and neighbours, from loaded to given up.
 
 A server that moves ends one and begins another; what both have in common, the peer, its links and its record, stays
 with the server.
@@ -33,8 +33,8 @@ QUIET = 5.0
 """Seconds without a step after which a session does not hold up a server that wants to leave."""
 
 
-class Serving:
-    """What serves one span. Made by `Serving.open`, ended by `close`.
+class Holding:
+    """What serves one span. Made by `Holding.open`, ended by `close`.
 
     Attributes:
         span: The blocks.
@@ -76,7 +76,7 @@ class Serving:
     @classmethod
     async def open(
         cls, choice: Choice, config: ServerConfig, links: Links, *, is_draining: Callable[[], bool]
-    ) -> Serving:
+    ) -> Holding:
         """Load what was chosen, and be ready for sessions.
 
         Raises:
@@ -93,11 +93,11 @@ class Serving:
         except BaseException:
             engine.close()
             raise
-        serving = cls(choice, loaded.digests, engine, throughput, config, is_draining)
-        serving.handler.attach(links)
+        holding = cls(choice, loaded.digests, engine, throughput, config, is_draining)
+        holding.handler.attach(links)
         gc.collect()
         gc.freeze()  # what is here now stays: going through it again stops a server for a tenth of a second
-        return serving
+        return holding
 
     @property
     def round_trips(self) -> tuple[tuple[PeerId, float], ...]:
