@@ -24,7 +24,7 @@ from swarm.client.session import Session
 from swarm.client.step_run import StepRun
 from swarm.client.upkeep import Upkeep
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, Busy, HopLeaving, ModelNotFound, SwarmError, UsageError
+from swarm.errors import BlocksMissing, Busy, HopLeaving, HopLost, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
 from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
@@ -52,6 +52,7 @@ class Connection:
         self._mender: Mender | None = None
         self._upkeep: Upkeep | None = None
         self._task: asyncio.Task[None] | None = None
+        self._ended: SwarmError | None = None
         self._pid = os.getpid()
 
     async def start(self) -> None:
@@ -197,12 +198,21 @@ class Connection:
                 await self._directory.wait_connected(self.config.timeouts.join)
                 self._join(self._peer, self._directory)
                 started.set_result(None)
-                await self.upkeep.run()
+                try:
+                    await self.upkeep.run()
+                finally:
+                    self._end(self._peer.failure or HopLost("the connection to the swarm was closed"))
         except BaseException as error:
             if not started.done():
                 started.set_exception(_first(error))
                 return
             raise
+
+    def _end(self, error: SwarmError) -> None:
+        """Let all that is under way, and whatever is asked for later, end with this: there is nobody to wait for."""
+        self._ended = error
+        for session in self._sessions.values():
+            session.close(error)
 
     @property
     def routes(self) -> Routes:
@@ -230,6 +240,8 @@ class Connection:
         age: float | None = None
         await self.upkeep.scout_first(model, span)
         while True:
+            if self._ended is not None:
+                raise self._ended
             agreement = await self.routes.agreement(model, age=age)
             refused = refusals.now(time.monotonic())
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)

@@ -126,6 +126,9 @@ class Mender:
             if leg.link_faults >= MAX_LINK_FAULTS:
                 leg.link_faults = 0
                 self.lose(session, behind, PeerUnreachable(f"hop {leg.hop} cannot reach hop {behind.hop}: {error}"))
+        if not session.wants_mending and isinstance(error, HopTimeout):
+            for leg in session.legs:  # all live, and one of them does not do its work: nobody knows which
+                self.lose(session, leg, error)
         if not session.wants_mending and not isinstance(error, HopLost | PeerUnreachable):
             raise error
 

@@ -161,9 +161,12 @@ class Session:
         self._watch = Watch(first, last)
         return self._watch
 
-    def close(self) -> None:
-        """Tell all hops to forget the session; never waits, never fails. A step under way ends with `HopLost`."""
-        self._closed = self._closed or HopLost("the session is closed")
+    def close(self, error: SwarmError | None = None) -> None:
+        """Tell all hops to forget the session; never waits, never fails.
+
+        A step under way, and each later one, ends with `error`, else with `HopLost`.
+        """
+        self._closed = self._closed or error or HopLost("the session is closed")
         self._fail(self._closed)
         self._send_to(self.all_legs, Close(self.session_id))
 

@@ -19,7 +19,7 @@ from swarm.client.explain import StepTiming
 from swarm.errors import BadResult, SwarmError
 from swarm.types import Hop
 from swarm.wire import Result, Row, Step, unpack_timings
-from swarm.wire.codecs import decode_tensor
+from swarm.wire.codecs import body_bytes, decode_tensor
 from swarm.wire.outbox import Body, Outbox
 from swarm.wire.rows import TRY_BITS
 
@@ -146,20 +146,23 @@ class Steps:
         """Return the kept tokens (T, D) of an answer.
 
         Raises:
-            BadResult, ProtocolError: It is not what was asked for, or holds numbers that are not finite.
+            BadResult: It is not what was asked for, or holds numbers that are not finite.
         """
-        self.check_shape(message, waiting)
+        self.check_shape(message, waiting, len(body))
         hidden = decode_tensor(body, message.codec, tokens=message.tokens, hidden_size=self._hidden_size)
         self.check_finite(hidden)
         return hidden
 
-    def check_shape(self, message: Result, waiting: Waiting) -> None:
-        """Raise BadResult unless the answer has the kept tokens in the session's codec."""
+    def check_shape(self, message: Result, waiting: Waiting, size: int) -> None:
+        """Raise BadResult unless the answer, of `size` bytes, has the kept tokens in the session's codec."""
         if message.tokens != waiting.kept or message.codec != self.codec:
             raise BadResult(
                 f"hop {self._last_hop} sent {message.tokens} tokens in {message.codec}, "
                 f"not {waiting.kept} in {self.codec}"
             )
+        expected = body_bytes(self.codec, tokens=waiting.kept, hidden_size=self._hidden_size)
+        if size != expected:
+            raise BadResult(f"hop {self._last_hop} sent {size} bytes for {waiting.kept} tokens, which are {expected}")
 
     def check_finite(self, hidden: Tensor) -> None:
         """Raise BadResult if some of the numbers are not finite."""

@@ -49,7 +49,8 @@ class Fleet:
         for name, blocks in spans.items():
             key = str(self.folder / f"{name}.key")
             words = [command, *([model] if model else []), "--blocks", blocks, "--identity-path", key]
-            self._commands[name] = (*words, "--initial-peers", self.addr, *LOOPBACK, *self._flags, *flags)
+            where = () if LOOPBACK[0] in flags else LOOPBACK
+            self._commands[name] = (*words, "--initial-peers", self.addr, *where, *self._flags, *flags)
             self._run(name)
 
     def wait_ready(self, *names: str) -> None:

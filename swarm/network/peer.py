@@ -173,6 +173,15 @@ class Peer:
             self.direct_addrs = self._own_direct_addrs(self._direct_port)
         return True
 
+    @property
+    def failure(self) -> DaemonDied | None:
+        """Why we cannot reach anybody any more; None while our daemon lives."""
+        if not self._died.done() or self._died.cancelled():
+            return None
+        error = self._died.exception()
+        assert isinstance(error, DaemonDied)
+        return error
+
     async def wait_failed(self) -> None:
         """Wait until our daemon ends, which it should not.
 

@@ -25,7 +25,7 @@ def start_server(model: str, blocks: str, peers: Sequence[str], seconds: float) 
         blocks=blocks if blocks == "auto" else int(blocks),
         host_maddrs=("/ip4/127.0.0.1/tcp/0",),
         threads=1,
-        quant="none",
+        quant="int4",  # as all others: it may take over a text
         ttl=5.0,
         memory=1 << 30,
         throughput="1000",

@@ -175,7 +175,7 @@ class Decoder:
         for attempt, waiting, result, body in arrivals:
             steps = attempt.session.steps
             try:
-                steps.check_shape(result, waiting)
+                steps.check_shape(result, waiting, len(body))
                 parts.append(decode_tensor(body, result.codec, tokens=1, hidden_size=self._ends.config.hidden_size))
                 attempts.append(attempt)
             except SwarmError as error:
