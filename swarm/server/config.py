@@ -42,7 +42,12 @@ class ServerConfig:
         ),
     )
     blocks: str | int | Span = field(
-        default="auto", metadata=flag("auto, how many, or START:END", parse=parse_blocks, metavar="BLOCKS")
+        default="auto",
+        metadata=flag(
+            "auto: as many as fit, moved to where they are needed; a number: where they are needed at start; or START:END",
+            parse=parse_blocks,
+            metavar="BLOCKS",
+        ),
     )
     initial_peers: tuple[str, ...] = field(
         default=(), metadata=flag("multiaddrs of peers of the swarm to join", metavar="ADDR")
