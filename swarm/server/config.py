@@ -44,7 +44,7 @@ class ServerConfig:
     blocks: str | int | Span = field(
         default="auto",
         metadata=flag(
-            "auto: as many as fit, moved to where they are needed; a number: where they are needed at start; or START:END",
+            "auto: as many as fit, moved to where needed; a number: placed where needed, once; START:END: these",
             parse=parse_blocks,
             metavar="BLOCKS",
         ),
