@@ -5,6 +5,7 @@ Each further failure doubles the time; after a quiet while the count begins anew
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swarm.errors import HopTimeout, SwarmError
@@ -22,7 +23,8 @@ FORGET = 60.0
 """Seconds behind a ban's end after which the next failure counts as the first."""
 
 RETRY = 1.0
-"""Where nobody else serves some blocks, the banned are asked again this many seconds after they failed."""
+"""Where nobody else serves some blocks, the banned are asked again this many seconds after they failed, and the
+silent after FIRST_SILENT, however long their ban."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +56,19 @@ class Bans:
         """Return whom not to ask now, and why."""
         return {peer: ban.error for peer, ban in self._bans.items() if now < ban.until}
 
-    def strictest(self, now: float) -> dict[PeerId, SwarmError]:
-        """Return whom not to ask even where nobody else is left: who has just failed, and the silent."""
+    def strictest(self, now: float, heard: Mapping[PeerId, float] = {}) -> dict[PeerId, SwarmError]:
+        """Return whom not to ask even where nobody else is left: who has just failed, and the silent.
+
+        Args:
+            now: The time.
+            heard: When we last heard of whom; who has spoken since his ban is not silent any more.
+        """
         return {
             peer: ban.error
             for peer, ban in self._bans.items()
-            if now < ban.until and (now < ban.since + RETRY or isinstance(ban.error, HopTimeout))
+            if now < min(ban.until, ban.since + _rest(ban)) and heard.get(peer, ban.since) <= ban.since
         }
+
+
+def _rest(ban: _Ban) -> float:
+    return FIRST_SILENT if isinstance(ban.error, HopTimeout) else RETRY

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from swarm.client.config import ClientConfig
-from swarm.client.explain import advice_text
 from swarm.client.legs import Leg, numerics_of
 from swarm.client.mending import Mender
 from swarm.client.opening import HopUnusable, Model, Wanted
 from swarm.client.prefixes import KnownPrefixes
 from swarm.client.refusals import Refusals
-from swarm.client.routes import POLL_INTERVAL, Refused, Routes, Stretch
-from swarm.client.scouting import Scout
+from swarm.client.routes import POLL_INTERVAL, Routes, Stretch
+from swarm.client.scouting import MAX_MEASURED_ROUTES, Scout
 from swarm.client.session import Session
 from swarm.client.step_run import StepRun
 from swarm.client.upkeep import Upkeep
@@ -28,7 +27,6 @@ from swarm.directory import Directory
 from swarm.errors import BlocksMissing, Busy, HopLeaving, ModelNotFound, SwarmError, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
-from swarm.planning import advise
 from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
 from swarm.wire import Message, Row
 
@@ -106,7 +104,7 @@ class Connection:
         Raises:
             BlocksMissing: Some blocks stayed without a server for the coverage timeout.
         """
-        return (await self._plan(model, span, refused={}))[0]
+        return (await self._plan(model, span, Refusals(0.0, self.config.timeouts.coverage)))[0]
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
         """Open a session through `span`, over the best route whose hops accept.
@@ -123,11 +121,11 @@ class Connection:
             Busy: The only servers of some blocks were busy for `Timeouts.busy` seconds.
         """
         deadline = time.monotonic() + self.config.timeouts.busy
-        refusals = Refusals(deadline)
+        refusals = Refusals(deadline, self.config.timeouts.coverage)
         while True:
             now = time.monotonic()
             try:
-                hops, view = await self._plan(model, span, refused=refusals.now(now))
+                hops, view = await self._plan(model, span, refusals)
             except BlocksMissing:
                 until = refusals.until(now)
                 if until is None:
@@ -163,19 +161,6 @@ class Connection:
                 return await run.go_on()
             except SwarmError as error:
                 await self.mender.mend(session, error, run.pending)
-
-    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
-        """Return what the legs of a route should take, in seconds, and in words what would be faster.
-
-        Both are empty if a hop's record is not seen any more.
-        """
-        agreement = await self.routes.agreement(model)
-        view = self.routes.sample(agreement.view, Span(hops[0].start, hops[-1].end))
-        try:
-            found = advise(hops, view, self.routes.costs(view), excluded=self.routes.bans.now(time.monotonic()))
-        except KeyError:
-            return [], ""
-        return [*(hop.arrival for hop in found.current.hops), found.current.answer], advice_text(found)
 
     def forget(self, session: Session) -> None:
         """Close a session and drop it."""
@@ -237,21 +222,25 @@ class Connection:
         assert self._upkeep is not None
         return self._upkeep
 
-    async def _plan(self, model: Model, span: Span, *, refused: Refused) -> tuple[tuple[Hop, ...], View]:
+    async def _plan(self, model: Model, span: Span, refusals: Refusals) -> tuple[tuple[Hop, ...], View]:
         if self._pid != os.getpid():
             raise UsageError("this model was loaded before the process forked: load it again in this one")
-        # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
-        is_waiting = not any(isinstance(error, Busy) for error in refused.values())
-        began = time.monotonic()
-        deadline = began + (self.config.timeouts.coverage if is_waiting else 0.0)
+        began = refusals.patient_since or time.monotonic()
+        deadline = began + self.config.timeouts.coverage
         age: float | None = None
         await self.upkeep.scout_first(model, span)
         while True:
             agreement = await self.routes.agreement(model, age=age)
+            refused = refusals.now(time.monotonic())
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)
+            for _ in range(MAX_MEASURED_ROUTES):
+                if hops is None or not await self.upkeep.measure(hops, agreement.view):
+                    break
+                hops = self.routes.find(agreement.view, Stretch(span=span), refused)
             if hops is not None:
                 return hops, agreement.view
-            if time.monotonic() >= deadline:
+            # Whoever is busy is no reason to wait here: the caller knows when to ask him again.
+            if time.monotonic() >= deadline or any(isinstance(error, Busy) for error in refused.values()):
                 raise self.routes.missing(model, span, agreement, refused, time.monotonic() - began)
             age = 0.0
             await asyncio.sleep(POLL_INTERVAL)

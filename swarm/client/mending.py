@@ -46,6 +46,9 @@ MENDABLE = (HopLost, HopTimeout, HopFailed, HopRefused, HopLeaving, BadResult, P
 INNOCENT = (SessionLost, HopRefused, HopLeaving, Busy)
 """What a server may say and be asked again by other sessions at once."""
 
+FORGIVEN = (SessionLost, HopLost, HopTimeout, PeerUnreachable)
+"""Faults after which a server may take the session again: it has forgotten it, or was away."""
+
 PROBE_TIMEOUT = 1.0
 """Seconds for all hops to answer a Ping when a step fails and nobody is known to be lost."""
 
@@ -98,7 +101,8 @@ class Mender:
         if not isinstance(error, MENDABLE) or not session.tries.again(self._timeouts.mend):
             raise error
         await self._find_lost(session, error)
-        need = _Need(error, pending, time.monotonic(), Refusals(time.monotonic() + self._timeouts.coverage))
+        now, patience = time.monotonic(), self._timeouts.coverage
+        need = _Need(error, pending, now, Refusals(now + patience, patience))
         while session.is_usable and session.wants_mending:
             await self._replace(session, need)
         if not session.is_usable:
@@ -189,8 +193,8 @@ class Mender:
     ) -> tuple[int, int, tuple[Hop, ...]] | None:
         """Return hops, and the legs whose place they are to take: those lost, else all."""
         legs = session.legs
-        # Who lost the session, and nothing else, may have it again.
-        lost = {leg.peer for leg in legs if leg.wants_replacement and not isinstance(leg.fault, SessionLost)}
+        # Who lost the session may have it again, and who was not there, once his ban allows it: he may be back.
+        lost = {leg.peer for leg in legs if leg.wants_replacement and not isinstance(leg.fault, FORGIVEN)}
         stretch = Stretch(
             span=_span(legs[start:end]),
             before=legs[start - 1].peer if start else None,

@@ -128,7 +128,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""
         hops = self.route()
         steps = () if self._latest is None else tuple(self._latest.timings)
-        legs, advice = bridge().run(self._connection.advise(self._model, hops))
+        legs, advice = bridge().run(self._connection.routes.advise(self._model, hops))
         return explain(hops, steps, legs=legs, advice=advice)
 
     @torch.no_grad()

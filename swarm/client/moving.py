@@ -50,6 +50,8 @@ class Mover:
         kept = set(session.hops) & set(best)
         if best == session.hops or {hop.peer for hop in _without(best, kept)} & {hop.peer for hop in session.hops}:
             return  # a server has one part of a session at a time: it cannot have another before it lets this one go
+        if not all(hop.peer in costs.to_client for hop in best):
+            return  # who was never measured may seem nearer than he is
         held = sum(sent.tokens for sent in session.steps.outbox.held_before(()))
         # What lasts has lasted half its time, one may expect.
         is_worth = worth_moving(session.hops, best, view, costs, tokens_held=held, tokens_expected=session.num_results)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from swarm.client.bans import Bans
 from swarm.client.config import ClientConfig
+from swarm.client.explain import advice_text
 from swarm.client.legs import numerics_of
 from swarm.client.opening import Model
 from swarm.directory import Directory
 from swarm.errors import BlocksMissing, SwarmError, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Peer
-from swarm.planning import Agreement, Costs, agree, find_route, format_spans, missing_spans, sample
+from swarm.planning import Agreement, Costs, advise, agree, find_route, format_spans, missing_spans, sample
 from swarm.planning.sampling import LIMIT
 from swarm.types import Hop, PeerId, Span, View
 
@@ -24,6 +26,9 @@ logger = get_logger(__name__)
 PATIENCE = 0.2
 """Seconds that a look into the directory may take while there is an older one to go by: who searches a directory of
 which a member is frozen waits for seconds."""
+
+RECENT = 15.0
+"""Seconds for which a look is gone by while a new one is taken."""
 
 OLDEST = 60.0
 """Seconds after which a look counts for nothing: what it has seen has expired."""
@@ -82,9 +87,10 @@ class Routes:
             looking = self._looking.get(model.name)
             if looking is None:
                 looking = self._looking[model.name] = asyncio.create_task(self._look(model.name))
-            is_fresh = known is not None and now - known[0] < OLDEST
-            await asyncio.wait((looking,), timeout=PATIENCE if is_fresh else None)
-            if known is None or not is_fresh:
+            seen = math.inf if known is None else now - known[0]
+            if age == 0.0 or seen > RECENT:
+                await asyncio.wait((looking,), timeout=PATIENCE if seen < OLDEST else None)
+            if seen >= OLDEST:
                 looking.result()  # raises what went wrong
         return agree(self._views[model.name][1], model.fingerprint)
 
@@ -105,7 +111,7 @@ class Routes:
         The banned are left out where others serve, and those who refused in any case.
         """
         now = time.monotonic()
-        for bans in (self.bans.now(now), self.bans.strictest(now)):
+        for bans in (self.bans.now(now), self.bans.strictest(now, self._heard(now))):
             excluded = {*refused, *bans, *stretch.on_route}
             alike = [record for record in view.records if numerics_of(record) == stretch.numerics]
             for records in (alike, view.records) if stretch.numerics else (view.records,):
@@ -122,6 +128,10 @@ class Routes:
                     return hops
         return None
 
+    def _heard(self, now: float) -> dict[PeerId, float]:
+        loop_now = asyncio.get_running_loop().time()
+        return {channel.remote: now - (loop_now - channel.heard_at) for channel in self._peer.channels}
+
     def sample(self, view: View, span: Span, excluded: Collection[PeerId] = ()) -> View:
         """Return the servers of a large view that a good route may go through."""
         if len(view.records) <= LIMIT:
@@ -132,6 +142,19 @@ class Routes:
         """Return what we have measured ourselves, and what the servers of `view` have between them."""
         measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
         return Costs.of(view, measured, per_block=self.per_block)
+
+    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
+        """Return what the legs of a route should take, in seconds, and in words what would be faster.
+
+        Both are empty if a hop's record is not seen any more.
+        """
+        agreement = await self.agreement(model)
+        view = self.sample(agreement.view, Span(hops[0].start, hops[-1].end))
+        try:
+            found = advise(hops, view, self.costs(view), excluded=self.bans.now(time.monotonic()))
+        except KeyError:
+            return [], ""
+        return [*(hop.arrival for hop in found.current.hops), found.current.answer], advice_text(found)
 
     def missing(self, model: Model, span: Span, agreement: Agreement, refused: Refused, waited: float) -> BlocksMissing:
         """Return the error that names the blocks which nobody serves, and who refused."""

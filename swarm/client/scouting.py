@@ -12,7 +12,7 @@ from swarm.errors import SwarmError
 from swarm.log import get_logger
 from swarm.network import Channel, Peer, Receiver
 from swarm.planning.coverage import is_routable
-from swarm.types import PeerId, ServerRecord, Span, View
+from swarm.types import Hop, PeerId, ServerRecord, Span, View
 
 logger = get_logger(__name__)
 
@@ -24,6 +24,9 @@ PER_BLOCK = 3
 
 FIRST_WAIT = 0.3
 """Seconds that a first route may wait for round trips: one that knows nothing may be many times slower."""
+
+MAX_MEASURED_ROUTES = 3
+"""Of a large swarm so many routes are measured, each better than the last one proved to be, before one is taken."""
 
 SCOUT_INTERVAL = 15.0
 """Seconds between looks for servers worth knowing."""
@@ -65,6 +68,14 @@ class Scout:
         wanted = [record for record in worth_knowing(view, span, known) if record.peer not in banned]
         channels = await asyncio.gather(*map(self._dial, wanted[: max(0, MAX_SCOUTED - len(known))]))
         await self._wait_measured([channel for channel in channels if channel is not None])
+
+    async def measure(self, hops: Sequence[Hop], view: View) -> bool:
+        """Measure the way to hops that were chosen unmeasured; whether there were any."""
+        measured = {channel.remote for channel in self._peer.channels if channel.round_trip is not None}
+        wanted = {hop.peer for hop in hops} - measured
+        channels = await asyncio.gather(*(self._dial(record) for record in view.records if record.peer in wanted))
+        await self._wait_measured([channel for channel in channels if channel is not None])
+        return bool(wanted)
 
     async def _dial(self, record: ServerRecord) -> Channel | None:
         try:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from swarm.client.mending import Mender
 from swarm.client.moving import Mover
 from swarm.client.opening import Model
 from swarm.client.routes import Routes
-from swarm.client.scouting import FIRST_WAIT, SCOUT_INTERVAL, Scout
+from swarm.client.scouting import FIRST_WAIT, MAX_SCOUTED, SCOUT_INTERVAL, Scout
 from swarm.client.session import Session
 from swarm.client.silence import LOOK_INTERVAL, Silence
 from swarm.errors import HopTimeout, SwarmError
 from swarm.log import get_logger
-from swarm.types import Span
+from swarm.types import Hop, Span, View
 
 logger = get_logger(__name__)
 
@@ -56,6 +56,16 @@ class Upkeep:
         """Before a connection's first route: take a moment to measure whom it may go through."""
         if self._scouted_at == -math.inf:
             await asyncio.wait((self._scout_soon(model, span),), timeout=FIRST_WAIT)
+
+    async def measure(self, hops: Sequence[Hop], view: View) -> bool:
+        """Before a route through a large swarm is taken: measure the hops that were not; whether there were any."""
+        if len(view.records) <= MAX_SCOUTED:
+            return False  # all that matter are known, or do not answer
+        try:
+            async with asyncio.timeout(FIRST_WAIT):
+                return await self._scout.measure(hops, view)
+        except TimeoutError:
+            return False
 
     def _scout_soon(self, model: Model, span: Span) -> asyncio.Task[None]:
         if self._scouting is None:

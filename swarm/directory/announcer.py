@@ -31,9 +31,11 @@ class Announcer:
         self._directory = directory
         self._ttl = ttl
         self._record: ServerRecord | None = None
+        self._number = 0
         self._has_news = asyncio.Event()
-        self._stored = asyncio.Event()
         self._latest_stored: ServerRecord | None = None
+        self._number_stored = 0
+        self._stored = asyncio.Event()  # of the next store: each one wakes those who wait, and makes another
         directory.on_joined(self._has_news.set)
 
     @property
@@ -45,12 +47,13 @@ class Announcer:
         """Announce `record` from now on; at once if it differs from the one before."""
         if record != self._record:
             self._record = record
-            self._stored.clear()
+            self._number += 1
             self._has_news.set()
 
     async def wait_stored(self) -> None:
-        """Wait until the directory took the latest record; give it a timeout of your own."""
-        while not self.is_stored:
+        """Wait until the directory took the record of now, or a later one; give it a timeout of your own."""
+        wanted = max(1, self._number)
+        while self._number_stored < wanted:
             await self._stored.wait()
 
     async def run(self) -> None:
@@ -68,7 +71,7 @@ class Announcer:
 
     async def _announce(self) -> bool:
         self._has_news.clear()
-        record = self._record
+        record, number = self._record, self._number
         if record is None:
             return False
         try:
@@ -77,9 +80,9 @@ class Announcer:
             logger.warning("announcing %s failed: %s: %s", record.span, type(error).__name__, error)
             return False
         if is_stored:
-            self._latest_stored = record
-            if self.is_stored:  # else there is a later one already, for which others wait
-                self._stored.set()
+            self._latest_stored, self._number_stored = record, number
+            self._stored.set()
+            self._stored = asyncio.Event()
         else:
             logger.info("nobody stored the record of %s; trying again", record.span)
         return is_stored

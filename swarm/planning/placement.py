@@ -18,7 +18,7 @@ from swarm.types import PeerId, ServerRecord, ServerState, Span, View
 CLAIM_LEASE = 15.0
 """Seconds for which a claim may still change: some looks. Whoever joins for longer has begun to load."""
 
-MAX_CLAIMS = 64
+MAX_CLAIMS = 256
 """Claims that are gone through again; of more at once the latest count as they are announced."""
 
 NEARLY = 1.1

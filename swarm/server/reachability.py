@@ -71,7 +71,7 @@ class Reachability:
     async def open(cls, peer: Peer, directory: Directory) -> AsyncIterator[Reachability]:
         """Take a first look in the background until the block is left; `wait_looked` waits for it."""
         reachability = cls(peer, directory)
-        first = reachability._first = asyncio.create_task(reachability.look())
+        first = reachability._first = asyncio.create_task(reachability._look_first())
         try:
             yield reachability
         finally:
@@ -181,6 +181,13 @@ class Reachability:
                 answers[member] = answer
                 return
             logger.debug("peer %s: does not dial us back: %s", member, answer.text)
+
+    async def _look_first(self) -> None:
+        try:
+            await self.look()
+        except Exception as error:  # whatever it is, the server goes on; the next look may do better
+            logger.warning("cannot see whether we are reachable: %s: %s", type(error).__name__, error)
+            self._routable.set()
 
     async def _find_relays(self, answers: dict[PeerId, DialedBack]) -> None:
         """Reserve places: at the relays that we have, then at whoever answered, then at other members."""

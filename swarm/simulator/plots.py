@@ -119,10 +119,8 @@ def _routes(config: SimulatorConfig, routes: RouteMeter) -> Figure:
     best = 1e3 * np.array([route.best for route in routes.measured])
     left.plot(best, taken, "o", color=BLUE, markersize=4, alpha=0.7, label="a client")
     high = 1.08 * max(taken.max(), best.max())
-    for factor, style in ((1.0, "-"), (1.5, "--"), (2.0, ":")):
-        left.plot(
-            [0, high], [0, factor * high], color=GREY, linewidth=1, linestyle=style, label=f"{factor:g} times that"
-        )
+    for factor, style, name in ((1.0, "-", "best path"), (1.5, "--", "1.5 times"), (2.0, ":", "2 times")):
+        left.plot([0, high], [0, factor * high], color=GREY, linewidth=1, linestyle=style, label=name)
     left.set_xlim(0, 1.15 * best.max())
     left.set_ylim(0, high)
     left.set_xlabel("best path, ms a step")

@@ -14,7 +14,7 @@ NUM_SAMPLES = 2000
 FINEST = 5.0
 """Seconds between two samples at least."""
 
-NUM_REFERENCES = 12
+NUM_REFERENCES = 6
 """Times at which a placement is worked out by somebody who knows all."""
 
 SWEEPS = 6

@@ -9,10 +9,12 @@ import pytest
 
 from swarm.client.bridge import bridge
 from tests.builders import make_llama
-from tests.chaos.yard import LINKED, SPANS, Yard, yard
+from tests.chaos.yard import LINKED, MAX_SESSIONS, SPANS, Yard, yard
 
 SMALL_SPANS = {"left": "0:3", "right": "3:6"}
 """Of a tiny model: nobody can take their place."""
+
+SMALL_FLAGS = ("--max-sessions", f"{MAX_SESSIONS}", "--throughput", "1000")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +30,7 @@ def swarm(small_folder: Path) -> Iterator[Yard]:
     """Servers of the bundled model, each block at several, and of a tiny one, each block at one."""
     with yard() as running:
         running.add(SPANS, linked=LINKED)
-        running.add(SMALL_SPANS, model=str(small_folder), linked=("right",))
+        running.add(SMALL_SPANS, *SMALL_FLAGS, model=str(small_folder), linked=("right",))
         running.settle()
         yield running
         bridge().shut_down()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from swarm.client import SwarmForCausalLM
 
-NEW_TOKENS = 24
+NEW_TOKENS = 18
 OPTIONS: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
 TURNS = 3
 NUM_STREAMS = 4
@@ -112,7 +112,7 @@ def session(model: SwarmForCausalLM, prompts: Texts, steps: Steps) -> Texts:
 
 
 def clients(model: SwarmForCausalLM, prompts: Texts, steps: Steps) -> Texts:
-    """Several threads, each with a `generate` of its own, and each as a stream besides."""
+    """Several threads, each with a text of its own; two are in `generate`, one reads a stream."""
     made: dict[int, Texts] = {}
     faults: list[BaseException] = []
 
@@ -122,7 +122,7 @@ def clients(model: SwarmForCausalLM, prompts: Texts, steps: Steps) -> Texts:
         except BaseException as fault:
             faults.append(fault)
 
-    ways = [generate, stream, generate]
+    ways = (generate, stream, generate)
     threads = [threading.Thread(target=one, args=(index, way)) for index, way in enumerate(ways)]
     for thread in threads:
         thread.start()
@@ -135,11 +135,15 @@ def clients(model: SwarmForCausalLM, prompts: Texts, steps: Steps) -> Texts:
 
 WAYS = {way.__name__: way for way in (stream, streams, generate, beams, batch, session, clients)}
 
+SPECIAL = ("beams", "session")
+"""Ways to texts of their own; all others give the likeliest next tokens of each prompt, of as many as they read."""
 
-def prompts_of(seed: int, vocabulary: int) -> Texts:
-    """Return prompts of different lengths, of more than one page and more than one chunk."""
+
+def prompts_of(seed: int, vocabulary: int, count: int = NUM_STREAMS) -> Texts:
+    """Return prompts of different lengths, of some pages; one of them is longer than a chunk."""
     rng = random.Random(seed)
-    return [[rng.randrange(1000, vocabulary) for _ in range(rng.randint(90, 220))] for _ in range(NUM_STREAMS)]
+    lengths = [150, *(rng.randint(40, 120) for _ in range(count - 1))]
+    return [[rng.randrange(vocabulary // 40, vocabulary) for _ in range(length)] for length in lengths]
 
 
 def _counting(steps: Steps) -> list[Callable[[Tensor, Tensor], Tensor]]:

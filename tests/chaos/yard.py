@@ -18,7 +18,7 @@ from swarm.client.bridge import bridge
 from swarm.demo.fleet import Fleet, fleet
 from swarm.types import View
 from tests.chaos.link import Fault, Link, Links, free_pair
-from tests.chaos.texts import WAYS, Steps, Texts, prompts_of
+from tests.chaos.texts import SPECIAL, WAYS, Steps, Texts, prompts_of
 
 SPANS = {"lower": "0:15", "upper": "15:30", "low": "0:10", "middle": "10:20", "high": "20:30", "across": "5:25"}
 """Of the bundled model. Routes go over the first two; whoever of these dies, the others hold all blocks."""
@@ -28,6 +28,9 @@ LINKED = ("lower", "upper", "middle", "high")
 
 TTL = 5.0
 FLAGS = ("--threads", "1", "--quant", "int4", "--ttl", f"{TTL:.0f}")
+MAX_SESSIONS = 16
+"""Of the servers of the tiny model: so that they can be full."""
+
 PATIENT = Timeouts(coverage=60.0)
 """A killed server needs some seconds to come back, on a busy machine many."""
 
@@ -41,6 +44,7 @@ class Yard:
         self.linked: dict[str, Link] = {}
         self._spans: dict[str, str] = {}
         self._models: dict[str, str] = {}
+        self._flags: dict[str, tuple[str, ...]] = {}
         self._starting: set[str] = set()
         self._frozen: set[str] = set()
         self._ailing: dict[str, Link] = {}
@@ -51,16 +55,17 @@ class Yard:
     def add(self, spans: dict[str, str], *flags: str, model: str = "", linked: tuple[str, ...] = ()) -> None:
         """Launch servers; `settle` waits for them."""
         for name, blocks in spans.items():
-            self._spans[name], self._models[name] = blocks, model
+            self._spans[name], self._models[name], self._flags[name] = blocks, model, flags
             if name in linked:
                 self.linked[name] = self.links.make()
-            self._launch(name, *flags)
+            self._launch(name)
 
-    def settle(self) -> None:
-        """Wait until all servers are up, running, and reached as usual."""
+    def settle(self, *, but: int = 0) -> None:
+        """Wait until all servers are up, running, and reached as usual; so many may still be on their way."""
         self.soothe()
-        starting, self._starting = self._starting, set()
-        self.fleet.wait_ready(*starting)
+        if len(self._starting) > but:
+            starting, self._starting = self._starting, set()
+            self.fleet.wait_ready(*starting)
 
     def soothe(self) -> None:
         """Let those run again that were stopped, mend links, and start again whoever has died."""
@@ -88,11 +93,15 @@ class Yard:
         return found
 
     def expected(self, model: SwarmForCausalLM, way: str, seed: int) -> Texts:
-        """Return the undisturbed texts; made once, and what they leave on the servers may be found by others."""
-        key = (way, seed)
+        """Return undisturbed texts, made once; what they leave on the servers may be found by others of this client.
+
+        They begin with those that the way makes: all but the special ways make the same.
+        """
+        prompts = prompts_of(seed, model.config.vocab_size)
+        kind = way if way in SPECIAL else "streams"
+        key = (model._model.name, kind, seed)
         if key not in self._known:
-            prompts = prompts_of(seed, model.config.vocab_size)
-            self._known[key] = WAYS[way](model, prompts, Steps())
+            self._known[key] = WAYS[kind](model, prompts, Steps())
         return self._known[key]
 
     def name(self, model: SwarmForCausalLM, rng: random.Random, *, linked: bool = False) -> str:
@@ -103,6 +112,14 @@ class Yard:
     def hurt(self, name: str, how: str) -> None:
         """Do something to a server, at once."""
         HURTS[how](self, name)
+
+    def model_of(self, name: str) -> str:
+        """Return the MODEL that a server was given."""
+        return self._models[name]
+
+    def addr_of(self, name: str) -> str:
+        """Return where a server's daemon can be dialled."""
+        return self.fleet.servers[name].lines[-1].rpartition("addr=")[2]
 
     def kill(self, name: str) -> None:
         """SIGKILL; it is gone when this returns."""
@@ -158,13 +175,13 @@ class Yard:
         assert directory is not None
         return bridge().run(directory.view(model._model.name))
 
-    def _launch(self, name: str, *flags: str) -> None:
+    def _launch(self, name: str) -> None:
         where: tuple[str, ...] = ()
         if name in self.linked:
             port, link = free_pair(self.rng), self.linked[name]
             link.upstream = (port, port + 1)
             where = ("--host-maddrs", f"/ip4/127.0.0.1/tcp/{port}", "--announce-maddrs", *link.addrs())
-        self.fleet.launch({name: self._spans[name]}, *where, *flags, model=self._models[name] or None)
+        self.fleet.launch({name: self._spans[name]}, *where, *self._flags[name], model=self._models[name] or None)
         self._starting.add(name)
 
 

@@ -262,6 +262,48 @@ def test_a_session_goes_on_when_a_holder_returns_and_else_the_error_names_the_bl
     run_swarm(story, tiny)
 
 
+@pytest.mark.parametrize("is_open", [True, False], ids=["in a session", "before one"])
+def test_the_only_holder_is_found_again_when_it_returns_with_the_same_key(tiny: Checkpoint, is_open: bool) -> None:
+    async def story(swarm: VirtualSwarm) -> None:
+        three(swarm)
+        expected = await undisturbed(swarm, 6)
+        client, session = await opened(swarm)
+        tokens = await swarm.generate(client, session, PROMPT, 3)
+        await swarm.kill("second")  # its record is still seen: it is dialled in vain first
+        waiting = go_on(swarm, client, session, tokens, 3) if is_open else opened(swarm, "late")
+        task = asyncio.create_task(waiting)
+        await asyncio.sleep(3.5)
+        assert not task.done()
+        swarm.serve("second", 2, 4)
+        began = swarm.net.now
+        result = await task
+        assert swarm.net.now - began < 4.5
+        if is_open:
+            assert result == expected
+
+    run_swarm(story, tiny)
+
+
+def test_the_only_holder_may_freeze_for_a_while_and_then_have_its_session_back(tiny: Checkpoint) -> None:
+    async def story(swarm: VirtualSwarm) -> None:
+        three(swarm)
+        expected = await undisturbed(swarm, 9)
+        client, session = await opened(swarm)
+        tokens = await swarm.generate(client, session, PROMPT, 3)
+        for _ in range(2):
+            swarm.net.cut("second")
+            going_on = asyncio.create_task(go_on(swarm, client, session, tokens, 3))
+            await asyncio.sleep(4.5)
+            assert not going_on.done()
+            swarm.net.mend("second")
+            began = swarm.net.now
+            tokens = await going_on
+            assert swarm.net.now - began < 2.0
+        assert tokens == expected
+
+    run_swarm(story, tiny)
+
+
 @pytest.mark.parametrize("leaving", ["first", "second", "third"])
 def test_a_server_that_leaves_hands_its_sessions_over(tiny: Checkpoint, leaving: str) -> None:
     async def story(swarm: VirtualSwarm) -> None:

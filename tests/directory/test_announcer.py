@@ -59,6 +59,30 @@ async def test_a_store_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+async def test_whoever_waits_for_a_record_that_changes_while_it_is_stored_neither_hangs_nor_spins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with member() as server:
+        stores: list[int] = []
+
+        async def announce(record: ServerRecord, *, ttl: float) -> bool:
+            if len(stores) < 3:  # it changes in the middle of each store
+                announcer.update(replace(server.record, load=len(stores) + 1))
+            await asyncio.sleep(0.01)
+            stores.append(record.load)
+            return len(stores) > 1
+
+        monkeypatch.setattr(server.directory, "announce", announce)
+        monkeypatch.setattr("swarm.directory.announcer._REST", 0.01)
+        async with announcing(server, ttl=60) as announcer:
+            announcer.update(replace(server.record, load=0))
+            await asyncio.wait_for(announcer.wait_stored(), 5)
+            assert stores == [0, 1] and not announcer.is_stored
+            await asyncio.sleep(0.2)
+            assert stores == [0, 1, 2, 3] and announcer.is_stored
+
+
+@pytest.mark.slow
 async def test_nothing_is_announced_before_there_is_a_record() -> None:
     async with member() as server:
         async with announcing(server, ttl=1.0):

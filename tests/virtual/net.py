@@ -75,9 +75,11 @@ class VirtualNet:
                 await asyncio.sleep(0)
 
     def peer(self, name: str, *, timeouts: Timeouts | None = None) -> Peer:
-        """Return the peer on a new host of this name; its id is the same in each run."""
+        """Return the peer on a host of this name, a killed one if there was one; its id is the same in each run."""
         number = len(self._hosts) + 1
-        address = f"10.0.{number // 250}.{number % 250 + 1}"
+        known = (address for address, host in self._hosts.items() if host == name)
+        address = next(known, f"10.0.{number // 250}.{number % 250 + 1}")
+        self._dead.discard(name)
         key = Ed25519PrivateKey.from_private_bytes(name.encode().ljust(32, b".")[:32])
         identity = Identity(key, Path("/nonexistent"), is_temporary=False, lock=None)
         config = NetworkConfig(is_listening=False, timeouts=timeouts or Timeouts())

@@ -196,6 +196,7 @@ class VirtualSwarm:
         """Start a server of blocks [start, end), whose turns take so long; `record` changes what it announces."""
         server = VirtualServer(self, name, Span(start, end), seconds=seconds, pages=pages)
         server.record = replace(server.record, **record)
+        self._gone = [(until, old) for until, old in self._gone if old.peer != server.record.peer]
         self.servers[name] = server
         return server
 
