@@ -116,7 +116,16 @@ class Text(threading.Thread):
         self._is_enough = False
         self.texts: list[list[int]] = []
         self.fault: BaseException | None = None
-        self.pause = 0.0
+        self._longest, self._last = 0.0, time.monotonic()
+
+    @property
+    def pause(self) -> float:
+        """The longest time between two tokens since `listen`, up to now."""
+        return max(self._longest, time.monotonic() - self._last)
+
+    def listen(self) -> None:
+        """Forget the pauses until now."""
+        self._longest, self._last = 0.0, time.monotonic()
 
     def run(self) -> None:
         try:
@@ -128,10 +137,10 @@ class Text(threading.Thread):
     async def once(self) -> list[int]:
         """Return the text, streamed."""
         options: dict[str, Any] = {"max_new_tokens": self._new_tokens, "min_new_tokens": self._new_tokens}
-        tokens, last = list[int](), time.monotonic()
+        tokens = list[int]()
         async for token in self._model.stream(self._prompt, do_sample=False, **options):
             tokens.append(token)
-            self.pause, last = max(self.pause, time.monotonic() - last), time.monotonic()
+            self._longest, self._last = self.pause, time.monotonic()
         return tokens
 
     def stop(self, timeout: float) -> list[list[int]]:
@@ -169,7 +178,8 @@ def client_of(running: Fleet, *model: str | Path) -> SwarmForCausalLM:
 
 def leave(running: Fleet, watcher: Watcher, text: Text, name: str, number: signal.Signals, left: int) -> None:
     """End the only holder of some blocks; wait until somebody came for it and all are at rest."""
-    began, before, text.pause = time.monotonic(), watcher.spans(), 0.0
+    began, before = time.monotonic(), watcher.spans()
+    text.listen()
     running.signal(name, number)
     watcher.wait(lambda: not watcher.is_covered(), 2 * TTL)
     watcher.wait(watcher.is_covered, began + COVERED_AGAIN - time.monotonic())
