@@ -70,7 +70,7 @@ class ServerRecord:
         num_blocks: Blocks of the whole model.
         span: The blocks served.
         digests: Hex digest of each block of `span`, in order: two servers that overlap and
-            disagree hold different checkpoints.
+            disagree hold different checkpoints. Empty ones are of blocks that are not loaded yet.
         state: See `ServerState`.
         decode_per_s: Tokens per second through ONE block when decoding, measured.
         prefill_per_s: Tokens per second through ONE block when prefilling, measured.

@@ -64,6 +64,7 @@ BROAD_HANDLERS = {
     "server/engine.py": "what a called function raises is raised again where it is awaited",
     "server/links.py": "clients choose whom a server dials: nothing that comes of it may end the server",
     "server/neighbours.py": "a periodic task over strangers' addresses: the next round may do better",
+    "server/placing.py": "a periodic task over strangers' records: the next look may do better",
     "server/reachability.py": "a periodic task: the next round may do better",
     "server/turns.py": "a batch that breaks is begun again piece by piece: whatever a step does, the server goes on",
     "wire/encoding.py": "msgpack raises unrelated classes on garbage; all become a ProtocolError",

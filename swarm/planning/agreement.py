@@ -51,7 +51,9 @@ def agree(view: View, fingerprint: str | None = None) -> Agreement:
 
 
 def _digests(record: ServerRecord) -> list[tuple[int, str]]:
-    return list(zip(range(record.span.start, record.span.end), record.digests, strict=True))
+    """The digests that a record tells: of blocks that a server has not read yet, it leaves them empty."""
+    told = zip(range(record.span.start, record.span.end), record.digests, strict=True)
+    return [(block, digest) for block, digest in told if digest]
 
 
 def _most_common(counts: Counter[str]) -> str:

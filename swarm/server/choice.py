@@ -17,10 +17,10 @@ from swarm.blocks.weights import GROUP
 from swarm.directory import Directory
 from swarm.errors import SwarmError, UsageError
 from swarm.log import get_logger
-from swarm.planning import agree, choose_span, coverage
+from swarm.planning import agree, coverage
 from swarm.server.capacity import WORKSPACE_BYTES, Need, num_blocks_that_fit, num_pages, require_fit
 from swarm.server.config import ServerConfig
-from swarm.types import PeerId, Span, View
+from swarm.types import Span
 
 logger = get_logger(__name__)
 
@@ -30,7 +30,16 @@ MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A model, opened, and what of it to serve."""
+    """A model, opened, and what of it to serve.
+
+    Attributes:
+        checkpoint: The model.
+        dtype: Of activations and cache, and of weights that are not quantised.
+        quant: Of the weights.
+        device: Where they are.
+        span: The blocks; unless told by `--blocks`, only their number counts before placement has chosen.
+        num_pages: Of KV, for a span of this length.
+    """
 
     checkpoint: Checkpoint
     dtype: torch.dtype
@@ -40,8 +49,8 @@ class Choice:
     num_pages: int
 
 
-async def choose(config: ServerConfig, directory: Directory, peer: PeerId) -> Choice:
-    """Decide what this server serves.
+async def choose(config: ServerConfig, directory: Directory) -> Choice:
+    """Decide what this server serves, but for where its blocks are: that is placement's affair.
 
     Raises:
         ModelNotFound, UnsupportedModel, CheckpointCorrupt: The model cannot be opened.
@@ -52,13 +61,11 @@ async def choose(config: ServerConfig, directory: Directory, peer: PeerId) -> Ch
         checkpoint = await asyncio.to_thread(open_checkpoint, config.model)
     else:
         checkpoint = await _neediest(directory)
-    # Another checkpoint under our model's name does not cover anything for us.
-    view = agree(await directory.view(checkpoint.name), checkpoint.fingerprint).view
-    return fit(config, checkpoint, view, peer)
+    return fit(config, checkpoint)
 
 
-def fit(config: ServerConfig, checkpoint: Checkpoint, view: View, peer: PeerId) -> Choice:
-    """Decide formats, span and pages for an opened model, and say what they need and what there is.
+def fit(config: ServerConfig, checkpoint: Checkpoint) -> Choice:
+    """Decide formats, number of blocks and pages for an opened model, and say what they need and what there is.
 
     Raises:
         UsageError, NotEnoughMemory: As `choose`.
@@ -73,14 +80,14 @@ def fit(config: ServerConfig, checkpoint: Checkpoint, view: View, peer: PeerId) 
         context_length=checkpoint.config.context_length,
     )
     memory = config.memory or int(_free_bytes(device) * MEMORY_SHARE)
-    span = _span(config, checkpoint, need, memory, view, peer)
+    span = _span(config, checkpoint, need, memory)
     if not config.force:
         require_fit(need, memory, len(span))
     pages = num_pages(need, memory, len(span))
     logger.info(
-        "span %s of %s: %.0f MiB needed, %.0f MiB allowed: %.0f MiB of weights in %s, up to %.0f MiB of KV for %d "
+        "%s of %s: %.0f MiB needed, %.0f MiB allowed: %.0f MiB of weights in %s, up to %.0f MiB of KV for %d "
         "tokens, %.0f MiB of workspace",
-        span,
+        f"span {span}" if isinstance(config.blocks, Span) else f"{len(span)} blocks",
         checkpoint.name,
         need.bytes_for(len(span)) / 2**20,
         memory / 2**20,
@@ -127,7 +134,7 @@ def _free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int, view: View, peer: PeerId) -> Span:
+def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int) -> Span:
     num_blocks = checkpoint.config.num_blocks
     if isinstance(config.blocks, Span):
         if config.blocks.end > num_blocks:
@@ -140,7 +147,7 @@ def _span(config: ServerConfig, checkpoint: Checkpoint, need: Need, memory: int,
     )
     if size > num_blocks:
         raise UsageError(f"--blocks {size}: {checkpoint.name} has {num_blocks} blocks")
-    return choose_span(view, num_blocks=num_blocks, size=size, myself=peer)
+    return Span(0, size)
 
 
 async def _neediest(directory: Directory) -> Checkpoint:

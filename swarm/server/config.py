@@ -42,7 +42,12 @@ class ServerConfig:
         ),
     )
     blocks: str | int | Span = field(
-        default="auto", metadata=flag("auto, how many, or START:END", parse=parse_blocks, metavar="BLOCKS")
+        default="auto",
+        metadata=flag(
+            "auto: as many as fit, moved to where needed; a number: placed where needed, once; START:END: these",
+            parse=parse_blocks,
+            metavar="BLOCKS",
+        ),
     )
     initial_peers: tuple[str, ...] = field(
         default=(), metadata=flag("multiaddrs of peers of the swarm to join", metavar="ADDR")

@@ -62,11 +62,19 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
 
     def __enter__(self) -> Engine:
-        self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin; on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for the running batch, and drop what still waits; from any thread."""
         self._is_leaving = True
         self._inbox.put(lambda: None)
         self._thread.join(timeout=60.0)

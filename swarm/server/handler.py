@@ -102,15 +102,17 @@ class Handler:
             silent = now - session.last_step_at
             allowed = self._session_timeout if session.num_received else min(UNUSED_TIMEOUT, self._session_timeout)
             if silent > allowed and not session.steps_waiting:
-                self._sessions.remove(session.session_id)
-                self._end(session)
-                lost = SessionLost(f"the session was not used for {silent:.0f} s: open it again")
-                send(session.owner, error_of(lost, session=session.session_id))
+                self._lose(session, SessionLost(f"the session was not used for {silent:.0f} s: open it again"))
 
     def hand_over(self) -> None:
         """Ask the clients of all sessions to move them elsewhere."""
         for session in self._sessions:
             send(session.owner, Leaving(session.session_id))
+
+    def end_all(self, lost: SessionLost) -> None:
+        """End all sessions, and tell their clients why."""
+        for session in self._sessions:
+            self._lose(session, lost)
 
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Act on one message; nothing raised here leaves this method but `ProtocolError`."""
@@ -271,6 +273,11 @@ class Handler:
         if session.owner is channel:
             self._sessions.remove(message.session)
             self._end(session)
+
+    def _lose(self, session: Session, lost: SessionLost) -> None:
+        self._sessions.remove(session.session_id)
+        self._end(session)
+        send(session.owner, error_of(lost, session=session.session_id))
 
     def _end(self, session: Session) -> None:
         session.end()

@@ -125,6 +125,10 @@ class Neighbours:
         self._note({record.peer for record in chosen})
         self._forget({record.peer for record in candidates})
 
+    def close(self) -> None:
+        """Let go of all channels that only we use; after `run` has ended."""
+        self._note(set())
+
     async def _open(self, record: ServerRecord) -> None:
         try:
             channel = self._channels[record.peer] = await self._peer.channel(record.peer, record.addrs)

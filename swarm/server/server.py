@@ -1,32 +1,36 @@
-"""A server's life: join, choose, load, announce, serve, drain, leave."""
+"""A server's life: join, choose, and then what its placement says: claim, load, serve, move; at the end drain, leave.
+
+What serves a span is a `Holding`; a server has one at a time. The peer, its links, its record and what is known of its
+reachability are the server's, and stay when the span changes.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from swarm.blocks import BlockStack
 from swarm.directory import Announcer, Directory
 from swarm.errors import Busy, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Closed, NetworkConfig, Peer, parse_addrs
+from swarm.planning import Act, Decision, agree
 from swarm.server.choice import Choice, choose
 from swarm.server.config import ServerConfig
-from swarm.server.engine import Engine
-from swarm.server.handler import Handler, Served
+from swarm.server.holding import Holding
 from swarm.server.links import Links
 from swarm.server.neighbours import Neighbours
+from swarm.server.placing import Freedom, Placing
 from swarm.server.reachability import Reachability
-from swarm.server.sessions import SessionTable
-from swarm.server.throughput import Throughput, throughput_of
-from swarm.types import ServerRecord, ServerState
+from swarm.server.reception import Reception
+from swarm.server.throughput import Throughput
+from swarm.types import ServerRecord, ServerState, Span, View
 from swarm.wire.handshake import software_version
 
 logger = get_logger(__name__)
@@ -37,8 +41,11 @@ JOIN_TIMEOUT = 5.0
 EXPIRY_INTERVAL = 5.0
 """Seconds between looks for sessions that nobody uses."""
 
-QUIET = 5.0
-"""Seconds without a step after which a session does not hold up a server that wants to leave."""
+STORE_TIMEOUT = 10.0
+"""Seconds that what we do next may wait until what we announced is stored."""
+
+SHORT_LOAD = 2.0
+"""Seconds of loading of which nobody needs to be told: the next record says that we serve."""
 
 
 class Server:
@@ -47,44 +54,25 @@ class Server:
     Attributes:
         peer: Our place in the network.
         reachability: How others get to us.
-        choice: What we serve.
+        choice: What we serve, or are about to.
     """
 
     def __init__(
-        self,
-        config: ServerConfig,
-        peer: Peer,
-        reachability: Reachability,
-        choice: Choice,
-        engine: Engine,
-        throughput: Throughput,
+        self, config: ServerConfig, peer: Peer, directory: Directory, reachability: Reachability, choice: Choice
     ) -> None:
         self.peer = peer
         self.reachability = reachability
         self.choice = choice
         self._config = config
-        self._engine = engine
-        self._throughput = throughput
-        self._sessions = SessionTable(config.max_sessions)
-        self._state = ServerState.JOINING
-        self._since = time.time()
-        checkpoint = choice.checkpoint
-        self._digests = tuple(checkpoint.block_digest(block) for block in range(choice.span.start, choice.span.end))
-        served = Served(
-            model=checkpoint.name,
-            fingerprint=checkpoint.fingerprint,
-            span=choice.span,
-            hidden_size=checkpoint.config.hidden_size,
-            context_length=checkpoint.config.context_length,
-        )
-        self._neighbours = Neighbours(peer, checkpoint.name, checkpoint.fingerprint, choice.span)
-        self._handler = Handler(
-            served,
-            engine,
-            self._sessions,
-            is_draining=lambda: self._state is not ServerState.ONLINE,
-            session_timeout=config.session_timeout,
-        )
+        self._directory = directory
+        self._announcer = Announcer(directory, ttl=config.ttl)
+        self._reception = Reception()
+        self._holding: Holding | None = None
+        self._throughput = Throughput(0.0, 0.0)
+        # Since ever: whoever places itself need not wait for us to think again.
+        self._standing = Decision(act=Act.LOAD, state=ServerState.JOINING, span=choice.span, since=0.0)
+        self._has_joined = False
+        self._is_up = asyncio.Event()
 
     @property
     def addrs(self) -> tuple[str, ...]:
@@ -92,95 +80,168 @@ class Server:
         direct = {str(addr) for addr in self.peer.direct_addrs}
         return tuple(addr for addr in self.reachability.addrs if addr not in direct)
 
+    @property
+    def sees_others(self) -> bool:
+        """Whether we have joined a swarm."""
+        return self._directory.is_connected
+
     def record(self) -> ServerRecord:
         """Return what we would announce now."""
-        choice, checkpoint = self.choice, self.choice.checkpoint
+        choice, checkpoint, standing = self.choice, self.choice.checkpoint, self._standing
+        holding = self._holding if self._holding is not None and self._holding.span == standing.span else None
         return ServerRecord(
             peer=self.peer.peer_id,
             model=checkpoint.name,
             fingerprint=checkpoint.fingerprint,
             num_blocks=checkpoint.config.num_blocks,
-            span=choice.span,
-            digests=self._digests,
-            state=self._state,
+            span=standing.span,
+            digests=holding.digests if holding is not None else ("",) * len(standing.span),
+            state=standing.state,
             decode_per_s=self._throughput.decode_per_s,
             prefill_per_s=self._throughput.prefill_per_s,
-            free_pages=self._engine.free_pages,
-            load=self._engine.load,
+            free_pages=holding.engine.free_pages if holding is not None else 0,
+            load=holding.engine.load if holding is not None else 0,
             dtype=str(choice.dtype).removeprefix("torch."),
             quant=choice.quant,
-            kernel=self._engine.kernel,
+            kernel=holding.engine.kernel if holding is not None else "",
             addrs=self.reachability.addrs,
             public_name=self._config.public_name,
             version=software_version(),
             reach=self.reachability.reach,
-            since=self._since,
-            round_trips=self._neighbours.round_trips,
+            since=standing.since,
+            round_trips=holding.round_trips if holding is not None else (),
             expires_at=time.time() + self._config.ttl,
+            next_span=standing.next_span,
         )
 
-    async def serve(self, directory: Directory, on_ready: Callable[[Server], None]) -> None:
+    async def serve(self, on_ready: Callable[[Server], None]) -> None:
         """Take sessions until cancelled; then drain and say goodbye.
 
         Args:
-            directory: Where we announce ourselves.
             on_ready: Called once our record is stored in a swarm, and clients may be sent here.
+
+        Raises:
+            LocalError: Blocks cannot be loaded.
         """
-        announcer = Announcer(directory, ttl=self._config.ttl)
-        async with asyncio.TaskGroup() as tasks:
-            links = Links(self.peer, tasks, on_error=self._handler.tell_client, on_lost=self._handler.lost_link)
-            self._handler.attach(links)
-            await self.peer.serve(lambda channel: self._handler)
-            self._state = ServerState.ONLINE
-            tasks.create_task(announcer.run())
-            tasks.create_task(self._keep_announced(directory, announcer))
-            tasks.create_task(self._say_ready(announcer, on_ready))
-            tasks.create_task(self._expire_sessions())
-            if self.choice.span.end < self.choice.checkpoint.config.num_blocks:
-                tasks.create_task(self._neighbours.run(directory, interval=self._config.ttl / 3))
-            tasks.create_task(
-                self.reachability.watch(
-                    lambda: announcer.update(self.record()), lambda: directory.view(self.choice.checkpoint.name)
-                )
+        is_whole = len(self.choice.span) == self.choice.checkpoint.config.num_blocks
+        freedom = Freedom.of(self._config.blocks, is_whole=is_whole)
+        placing = Placing(self.record(), self, freedom=freedom, ttl=self._config.ttl)
+        async with asyncio.TaskGroup() as self._tasks:
+            tasks = self._tasks
+            self._links = Links(
+                self.peer, tasks, on_error=self._reception.tell_client, on_lost=self._reception.lost_link
             )
+            await self.peer.serve(lambda channel: self._reception)
+            tasks.create_task(self._announcer.run())
+            tasks.create_task(self._keep_announced())
+            tasks.create_task(self._say_ready(on_ready))
+            tasks.create_task(self._expire_sessions())
+            tasks.create_task(self.reachability.watch(self._tell, self._view))
+            placed = tasks.create_task(placing.run())
             try:
                 await self.peer.wait_failed()
             finally:
-                self._state = ServerState.DRAINING
-                announcer.update(self.record())
-                await self._drain()
+                await self._leave(placed)
 
-    async def _keep_announced(self, directory: Directory, announcer: Announcer) -> None:
-        # Alone, our own node would store the record, and we would be ready for nobody.
-        while not (self._config.new_swarm or directory.is_connected):
-            await _join(directory, timeout=self._config.ttl)
+    async def announce(self, decision: Decision) -> bool:
+        """Announce what was decided, and wait `STORE_TIMEOUT` seconds until that is stored; whether it is."""
+        if decision.state is ServerState.ONLINE:
+            await self.reachability.wait_looked()  # clients shall not be sent where they cannot come
+        before, self._standing = self._standing, decision
+        if _announced(before) != _announced(decision):
+            self._tell()
+        if decision.state is ServerState.ONLINE:
+            self._is_up.set()
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT):
+                await self._announcer.wait_stored()
+        except TimeoutError:
+            return False
+        return True
+
+    async def look(self) -> View:
+        """Return the servers of our checkpoint: another one under its name covers nothing for us."""
+        return agree(await self._view(), self.choice.checkpoint.fingerprint).view
+
+    async def drain(self) -> None:
+        """Have our sessions moved elsewhere; those in use that stay may finish, for at most the drain timeout."""
+        if self._holding is not None:
+            await self._holding.drain()
+
+    async def load(self, span: Span) -> float:
+        """Serve `span`, and nothing else, from now on; return its tokens/s through one block.
+
+        What was served before is given up first: there need not be memory for both.
+
+        Raises:
+            LocalError: It cannot be loaded; nothing is served.
+
+        Cancelled: likewise.
+        """
+        await self._give_up()
+        self.choice = choice = replace(self.choice, span=span)
+        holding = await Holding.open(choice, self._config, self._links, is_draining=self._is_draining)
+        self._holding, self._throughput = holding, holding.throughput
+        self._reception.handler = holding.handler
+        if span.end < choice.checkpoint.config.num_blocks:
+            neighbours = Neighbours(self.peer, choice.checkpoint.name, choice.checkpoint.fingerprint, span)
+            holding.measure_neighbours(neighbours, self._directory, self._tasks)
+        return holding.throughput.decode_per_s
+
+    async def _give_up(self) -> None:
+        holding, self._holding = self._holding, None
+        if holding is not None:
+            await holding.close()
+            self._reception.handler = None
+            del holding
+            gc.collect()
+
+    async def _leave(self, placed: asyncio.Task[None]) -> None:
+        placed.cancel()
+        await asyncio.wait((placed,))
+        if self._holding is not None:
+            self._standing = replace(self._standing, state=ServerState.DRAINING, next_span=None)
+            self._tell()
+            await self._holding.drain()
+        await self._give_up()
+
+    def _is_draining(self) -> bool:
+        return self._standing.state is not ServerState.ONLINE
+
+    async def _view(self) -> View:
+        return await self._directory.view(self.choice.checkpoint.name)
+
+    def _tell(self) -> None:
+        """Announce how things are, once there is a swarm: alone, our own node would store it, and others would not."""
+        self._has_joined = self._has_joined or self._config.new_swarm or self._directory.is_connected
+        if self._has_joined:
+            self._announcer.update(self.record())
+
+    async def _keep_announced(self) -> None:
+        while not (self._config.new_swarm or self._directory.is_connected):
+            await _join(self._directory, timeout=self._config.ttl)
             await self.reachability.look()  # nobody was there for the first one
-        await self.reachability.wait_looked()
+        is_late = self._is_up.is_set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHORT_LOAD):
+                await self._is_up.wait()
+        if is_late or not self._is_up.is_set():
+            self._tell()
         while True:
-            announcer.update(self.record())
             await asyncio.sleep(self._config.ttl / 3)
+            self._tell()
 
-    async def _say_ready(self, announcer: Announcer, on_ready: Callable[[Server], None]) -> None:
+    async def _say_ready(self, on_ready: Callable[[Server], None]) -> None:
+        await self._is_up.wait()
         await self.reachability.wait_routable()
-        await announcer.wait_stored()
+        await self._announcer.wait_stored()
         on_ready(self)
 
     async def _expire_sessions(self) -> None:
         while True:
             await asyncio.sleep(min(EXPIRY_INTERVAL, self._config.session_timeout / 4))
-            self._handler.expire(time.monotonic())
-
-    async def _drain(self) -> None:
-        """Have sessions moved elsewhere; those in use that stay may finish, for at most the drain timeout."""
-        self._handler.hand_over()
-        deadline = time.monotonic() + self._config.drain_timeout
-        if len(self._sessions):
-            seconds = self._config.drain_timeout
-            logger.info("leaving: %d session(s) may finish, within %.0f s", len(self._sessions), seconds)
-        while time.monotonic() < deadline and any(  # noqa: ASYNC110 - what is waited for is that nothing happens
-            session.steps_waiting or time.monotonic() - session.last_step_at < QUIET for session in self._sessions
-        ):
-            await asyncio.sleep(0.1)
+            if self._holding is not None:
+                self._holding.expire_sessions()
 
 
 async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]) -> None:
@@ -200,27 +261,15 @@ async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_re
         if addrs:
             await _join(directory, timeout=JOIN_TIMEOUT)
         async with Reachability.open(peer, directory) as reachability:
-            await _serve(config, directory, peer, reachability, on_ready)
+            # Only the compute thread may start OpenMP threads: with those of a second thread there would be more than
+            # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
+            torch.set_num_threads(1)
+            choice = await choose(config, directory)
+            await Server(config, peer, directory, reachability, choice).serve(on_ready)
 
 
-async def _serve(
-    config: ServerConfig,
-    directory: Directory,
-    peer: Peer,
-    reachability: Reachability,
-    on_ready: Callable[[Server], None],
-) -> None:
-    # Only the compute thread may start OpenMP threads: with those of a second thread there would be more than
-    # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
-    torch.set_num_threads(1)
-    choice = await choose(config, directory, peer.peer_id)
-    threads = config.threads or os.cpu_count() or 1
-    stack = await asyncio.to_thread(_load, choice)
-    with Engine(stack, stack.new_cache(choice.num_pages), threads=threads) as engine:
-        gc.collect()
-        gc.freeze()  # what is here now stays: going through it again stops a server for a tenth of a second
-        throughput = await engine.call(lambda: throughput_of(stack, choice, config.throughput, threads=threads))
-        await Server(config, peer, reachability, choice, engine, throughput).serve(directory, on_ready)
+def _announced(decision: Decision) -> tuple[object, ...]:
+    return decision.state, decision.span, decision.next_span, decision.since
 
 
 async def _join(directory: Directory, *, timeout: float) -> None:
@@ -236,27 +285,3 @@ def _network(config: ServerConfig) -> NetworkConfig:
         announce_maddrs=config.announce_maddrs,
         identity_path=Path(config.identity_path) if config.identity_path else None,
     )
-
-
-def _load(choice: Choice) -> BlockStack:
-    with tqdm(total=len(choice.span), desc="loading", unit="block", leave=False, disable=None) as bar:
-
-        def show(done: int, wanted: int) -> None:
-            bar.update(done - bar.n)
-
-        stack = BlockStack.load(
-            choice.checkpoint,
-            choice.span,
-            dtype=choice.dtype,
-            quant=choice.quant,
-            device=choice.device,
-            progress=show,
-        )
-    logger.info(
-        "span %s of %s: %.0f MiB of packed weights, run by %s",
-        choice.span,
-        choice.checkpoint.name,
-        stack.weight_bytes / 2**20,
-        f"{stack.kernel} ({reason})" if (reason := stack.why_not_native) else stack.kernel,
-    )
-    return stack

@@ -13,7 +13,7 @@ from swarm.blocks.formats import Quant
 from swarm.errors import UsageError
 from swarm.server import ServerConfig
 from swarm.server.choice import fit
-from swarm.types import PeerId, Span, View
+from swarm.types import Span
 from tests.builders import make_llama
 from tests.families import make_tiny
 
@@ -63,7 +63,7 @@ def test_a_machine_without_cuda_says_so_before_anything_is_loaded(tmp_path: Path
     make_llama(tmp_path / "tiny", num_blocks=3)
     checkpoint = open_checkpoint(tmp_path / "tiny")
     with pytest.raises(UsageError, match=r"device cuda:1: this machine has no CUDA device .* choose cpu"):
-        fit(ServerConfig(device="cuda:1"), checkpoint, View(model="tiny", records=(), taken_at=0.0), PeerId("me"))
+        fit(ServerConfig(device="cuda:1"), checkpoint)
     with pytest.raises(UsageError, match="no CUDA device"):
         BlockStack.load(checkpoint, Span(0, 3), dtype=torch.float32, device="cuda")
 

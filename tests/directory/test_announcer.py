@@ -88,3 +88,26 @@ async def test_nothing_is_announced_before_there_is_a_record() -> None:
         async with announcing(server, ttl=1.0):
             await asyncio.sleep(0.3)
         assert await server.sees() == set()
+
+
+@pytest.mark.slow
+async def test_who_waits_while_the_record_changes_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with member() as server:
+        began, may_end = asyncio.Event(), asyncio.Event()
+        stored: list[int] = []
+
+        async def announce(record: ServerRecord, *, ttl: float) -> bool:
+            began.set()
+            await may_end.wait()
+            stored.append(record.load)
+            return True
+
+        monkeypatch.setattr(server.directory, "announce", announce)
+        async with announcing(server, ttl=60) as announcer:
+            announcer.update(replace(server.record, load=1))
+            await began.wait()
+            announcer.update(replace(server.record, load=2))  # while the first is on its way
+            waiting = asyncio.create_task(announcer.wait_stored())
+            may_end.set()
+            await asyncio.wait_for(waiting, 5)
+            assert stored == [1, 2]

@@ -15,7 +15,7 @@ from swarm.blocks.native import why_not
 from swarm.errors import NotEnoughMemory, UsageError
 from swarm.server import ServerConfig
 from swarm.server.choice import Choice, fit
-from swarm.types import PeerId, Span, View
+from swarm.types import Span
 from tests.builders import make_gguf, make_llama, tiny_llama
 from tests.families import make_tiny
 
@@ -23,8 +23,7 @@ MIB = 2**20
 
 
 def _fit(checkpoint: Checkpoint, **settings: Any) -> Choice:
-    view = View(model=checkpoint.name, records=(), taken_at=0.0)
-    return fit(ServerConfig(**{"memory": 1024 * MIB, **settings}), checkpoint, view, PeerId("me"))
+    return fit(ServerConfig(**{"memory": 1024 * MIB, **settings}), checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,9 @@ def daemons_of(process: Process) -> list[psutil.Process]:
 
 def peers_in(model: SwarmForCausalLM) -> set[str]:
     """Who is in the directory at this moment."""
-    view = bridge().run(model._connection._view(model._model.name, 0.0))
+    directory = model._connection._directory
+    assert directory is not None
+    view = bridge().run(directory.view(model._model.name))
     return {str(record.peer) for record in view.records}
 
 

@@ -1,0 +1,67 @@
+"""The reception: what all channels talk to, whatever span is served behind it, or while none is.
+
+Channels outlive spans: a client that had sessions here keeps its channel while we move, and may use it for others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+
+from swarm.errors import HopRefused, ProtocolError, SessionLost
+from swarm.network import Channel
+from swarm.server.answers import send
+from swarm.server.handler import Handler
+from swarm.types import EngineStats, PeerId
+from swarm.wire import AskStats, Cancel, Close, Error, Find, Message, Open, Replay, Stats, Step
+from swarm.wire.encoding import error_of
+
+
+class Reception:
+    """Passes on to the handler of the span that is served.
+
+    Attributes:
+        handler: It; None while we load.
+    """
+
+    def __init__(self) -> None:
+        self.handler: Handler | None = None
+
+    def received(self, channel: Channel, message: Message, body: bytearray) -> None:
+        """Act on one message, as `Handler.received`; without a handler, refuse what wants an answer."""
+        if self.handler is not None:
+            self.handler.received(channel, message, body)
+            return
+        match message:
+            case Open():
+                send(channel, error_of(HopRefused("this server is loading its blocks"), session=message.session))
+            case Step():
+                send(channel, error_of(_lost(), session=message.session, step=message.step))
+            case Replay():
+                send(channel, error_of(_lost(), session=message.session, step=message.first))
+            case Find():
+                send(channel, error_of(_lost(), session=message.session))
+            case AskStats():
+                send(channel, Stats(astuple(EngineStats())))
+            case Close() | Cancel() | Error():
+                pass  # about sessions that have ended
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not for a server")
+
+    def closed(self, channel: Channel, reason: Exception | None) -> None:
+        """A channel ended, and its sessions with it."""
+        if self.handler is not None:
+            self.handler.closed(channel, reason)
+
+    def tell_client(self, error: Error) -> None:
+        """A next hop complains; see `Handler.tell_client`."""
+        if self.handler is not None:
+            self.handler.tell_client(error)
+
+    def lost_link(self, peer: PeerId) -> None:
+        """The link to a next hop ended; see `Handler.lost_link`."""
+        if self.handler is not None:
+            self.handler.lost_link(peer)
+
+
+def _lost() -> SessionLost:
+    return SessionLost("this server is loading other blocks: its sessions have ended")
