@@ -74,7 +74,7 @@ class Connection:
     @property
     def is_alive(self) -> bool:
         """Whether we are still in the swarm: our daemon may have died, or this be a forked child."""
-        return self._task is not None and not self._task.done() and self._pid == os.getpid()
+        return self._task is not None and self._ended is None and self._pid == os.getpid()
 
     async def models(self) -> tuple[ModelEntry, ...]:
         """Return the models that the swarm serves."""
