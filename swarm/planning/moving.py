@@ -104,7 +104,8 @@ def _has_volunteer(outlook: Outlook, levels: Levels, mine: ServerRecord) -> bool
     thin = [0]
     for count in levels.num_held:
         thin.append(thin[-1] + (count < 2))
+    last = len(thin) - 1  # a stranger's span may lie beyond the model
     return any(
-        outlook.is_held(r) and r.peer != mine.peer and thin[min(r.span.end, len(thin) - 1)] == thin[r.span.start]
+        outlook.is_held(r) and r.peer != mine.peer and thin[min(r.span.end, last)] == thin[min(r.span.start, last)]
         for r in outlook.records.values()
     )
