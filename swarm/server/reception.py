@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from swarm.errors import HopRefused, ProtocolError, SessionLost
+from swarm.errors import Busy, ProtocolError, SessionLost
 from swarm.network import Channel
 from swarm.server.answers import send
 from swarm.server.handler import Handler
 from swarm.types import EngineStats, PeerId
 from swarm.wire import AskStats, Cancel, Close, Error, Find, Message, Open, Replay, Stats, Step
 from swarm.wire.encoding import error_of
+
+LOADING = 2.0
+"""Seconds after which whoever wants a session is to ask again. Not a refusal: a server that was killed and is back may
+be the only one of its blocks, and who is refused does not ask again."""
 
 
 class Reception:
@@ -33,7 +37,8 @@ class Reception:
             return
         match message:
             case Open():
-                send(channel, error_of(HopRefused("this server is loading its blocks"), session=message.session))
+                busy = Busy("this server is loading its blocks", retry_after=LOADING)
+                send(channel, error_of(busy, session=message.session))
             case Step():
                 send(channel, error_of(_lost(), session=message.session, step=message.step))
             case Replay():
