@@ -20,7 +20,7 @@ def main() -> None:
     began = time.monotonic()
     ids = model.generate(torch.tensor(IDS), max_new_tokens=int(num_tokens), do_sample=False)
     seconds = time.monotonic() - began
-    view = bridge().run(model._connection._view(model._model.name, 0.0))
+    view = bridge().run(model._connection.routes.agreement(model._model, age=0.0)).view
     records = {
         record.peer: [record.reach.value, list(record.addrs), dict(record.round_trips)] for record in view.records
     }
