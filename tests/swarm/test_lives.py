@@ -20,7 +20,7 @@ from swarm import AutoModelForCausalLM
 from swarm.client import SwarmForCausalLM, Timeouts
 from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm, Process, local_swarm
-from swarm.errors import BlocksMissing, HopLost, UnavailableError
+from swarm.errors import BlocksMissing, UnavailableError
 from tests.builders import make_llama, some_ids
 from tests.swarm.reference import FP32, Reference
 
@@ -256,7 +256,7 @@ def test_local_swarm_is_what_it_says(tiny_swarm: LocalSwarm) -> None:
     assert [ready["blocks"] for ready in tiny_swarm.ready] == ["0:4", "4:6"]
 
 
-def test_a_server_that_dies_is_told_at_once_and_its_blocks_are_named_then(
+def test_the_blocks_of_the_only_server_that_dies_are_named_in_time_and_its_heir_is_found(
     tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:
     with local_swarm(("0:2", "2:4", "4:6"), model=str(tiny_folder), server_flags=FP32, logs=tmp_path) as swarm:
@@ -268,10 +268,9 @@ def test_a_server_that_dies_is_told_at_once_and_its_blocks_are_named_then(
             model.generate(ids, max_new_tokens=4, do_sample=False, eos_token_id=[])
             swarm.servers[1].popen.kill()
             started = time.monotonic()
-            # Told by the client's own channel to it, or by the hop before it, whichever is faster.
-            with pytest.raises(HopLost, match=swarm.ready[1]["peer"][-6:]) as told:
+            with pytest.raises(BlocksMissing, match="2:4 of tiny") as told:
                 model.generate(ids, max_new_tokens=240, do_sample=False, eos_token_id=[])
-            assert time.monotonic() - started < 5.0 and "\n" not in str(told.value)
+            assert time.monotonic() - started < 10.0 and "\n" not in str(told.value)
         # Its record still lives for a while, but it is not there.
         with pytest.raises(BlocksMissing, match="2:4 of tiny"):
             model.generate(ids, max_new_tokens=4)
