@@ -237,10 +237,11 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def free_pair(rng: random.Random) -> int:
+def free_pair() -> int:
     """Return a port that nobody uses now, and of which the next one is free too."""
+    chance = random.SystemRandom()  # no seed: two runs on one machine must not choose alike
     while True:
-        port = rng.choice(PORTS)
+        port = chance.choice(PORTS)
         try:
             with socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
                 return port

@@ -178,7 +178,7 @@ class Yard:
     def _launch(self, name: str) -> None:
         where: tuple[str, ...] = ()
         if name in self.linked:
-            port, link = free_pair(self.rng), self.linked[name]
+            port, link = free_pair(), self.linked[name]
             link.upstream = (port, port + 1)
             where = ("--host-maddrs", f"/ip4/127.0.0.1/tcp/{port}", "--announce-maddrs", *link.addrs())
         self.fleet.launch({name: self._spans[name]}, *where, *self._flags[name], model=self._models[name] or None)
