@@ -56,6 +56,7 @@ BROAD_HANDLERS = {
     "client/streaming/decoder.py": "whatever a stream does, the others go on",
     "client/streaming/generation.py": "whatever a stream's own criteria do, the others go on",
     "client/streaming/running.py": "whatever a stream ends with is its reader's to see",
+    "client/upkeep.py": "a periodic task over strangers' records: the next look may do better",
     "directory/announcer.py": "a periodic task: the server goes on, the next round may do better",
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",

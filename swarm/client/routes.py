@@ -64,7 +64,6 @@ class Routes:
 
     Attributes:
         bans: Who failed us lately.
-        per_block: Seconds of one decode step through one block, of servers that we have used.
     """
 
     def __init__(self, directory: Directory, peer: Peer, config: ClientConfig) -> None:
@@ -74,7 +73,6 @@ class Routes:
         self._views: dict[str, tuple[float, View]] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self.bans = Bans()
-        self.per_block: dict[PeerId, float] = {}
 
     async def agreement(self, model: Model, *, age: float | None = None) -> Agreement:
         """Return who serves this very checkpoint, as seen at most `age` seconds ago (None: `view_age`).
@@ -139,9 +137,9 @@ class Routes:
         return sample(view, span, self.costs(view), excluded=excluded)
 
     def costs(self, view: View) -> Costs:
-        """Return what we have measured ourselves, and what the servers of `view` have between them."""
+        """Return the round trips that we have measured ourselves, and those that the servers of `view` announce."""
         measured = {c.remote: c.round_trip for c in self._peer.channels if c.round_trip is not None}
-        return Costs.of(view, measured, per_block=self.per_block)
+        return Costs.of(view, measured)
 
     async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
         """Return what the legs of a route should take, in seconds, and in words what would be faster.

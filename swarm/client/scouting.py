@@ -1,9 +1,12 @@
-"""Measuring the way to servers before they are needed: routes by our own round trips, and channels that are up when a
-hop has to be replaced."""
+"""Measuring the way to servers before they are needed.
+
+Routes go by our own round trips, and a channel that is up already saves time when a hop has to be replaced.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Container, Sequence
 from heapq import nsmallest
 
@@ -62,8 +65,7 @@ class Scout:
 
     async def look(self, view: View, span: Span) -> None:
         """Measure round trips to servers worth knowing; returns when all are known, or have failed."""
-        loop = asyncio.get_running_loop()
-        banned = self._routes.bans.now(loop.time())
+        banned = self._routes.bans.now(time.monotonic())
         known = {channel.remote for channel in self._peer.channels}
         wanted = [record for record in worth_knowing(view, span, known) if record.peer not in banned]
         channels = await asyncio.gather(*map(self._dial, wanted[: max(0, MAX_SCOUTED - len(known))]))

@@ -38,19 +38,33 @@ class Upkeep:
 
     async def run(self) -> None:
         """Look from time to time, for ever."""
-        silence, mover = Silence(), Mover(self._routes)
         try:
-            while True:
-                await asyncio.sleep(LOOK_INTERVAL)
-                for session, leg in silence.look(tuple(self._sessions.values())):
-                    self._mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
-                await mover.look(self._sessions.values())
-                if self._sessions and time.monotonic() - self._scouted_at > SCOUT_INTERVAL:
-                    one = next(iter(self._sessions.values()))
-                    self._scout_soon(one.model, one.span)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._notice_the_silent())
+                tasks.create_task(self._seek_better())
         finally:
             if self._scouting is not None:
                 self._scouting.cancel()
+
+    async def _notice_the_silent(self) -> None:
+        silence = Silence()
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            for session, leg in silence.look(tuple(self._sessions.values())):
+                self._mender.lose(session, leg, HopTimeout(f"hop {leg.hop} is silent"))
+
+    async def _seek_better(self) -> None:
+        """Beside the other, for a look into the directory may take seconds."""
+        mover = Mover(self._routes)
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            try:
+                await mover.look(self._sessions.values())
+            except Exception as error:  # a periodic task over strangers' records: the next look may do better
+                logger.warning("looking for better routes: %s: %s", type(error).__name__, error)
+            if self._sessions and time.monotonic() - self._scouted_at > SCOUT_INTERVAL:
+                one = next(iter(self._sessions.values()))
+                self._scout_soon(one.model, one.span)
 
     async def scout_first(self, model: Model, span: Span) -> None:
         """Before a connection's first route: take a moment to measure whom it may go through."""
