@@ -17,7 +17,7 @@ SMALL_SPANS = {"left": "0:3", "right": "3:6"}
 SMALL_FLAGS = ("--max-sessions", f"{MAX_SESSIONS}", "--throughput", "1000")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of six blocks, as a folder."""
     folder = tmp_path_factory.mktemp("chaos") / "small"
@@ -25,7 +25,7 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def swarm(small_folder: Path) -> Iterator[Yard]:
     """Servers of the bundled model, each block at several, and of a tiny one, each block at one."""
     with yard() as running:

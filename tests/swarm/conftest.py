@@ -32,32 +32,32 @@ SPANS = {
 Swarms = Callable[[int], tuple[LocalSwarm, SwarmForCausalLM]]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def client_leaves_at_the_end() -> Iterator[None]:
     """End the client's own daemons with the tests, and not only with the process."""
     yield
     bridge().shut_down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def smollm_path() -> Path:
     """The bundled model's GGUF file."""
     return find_bundled("smollm2-135m", default_cache())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tokenizer() -> Any:
     """The bundled model's tokenizer."""
     return AutoTokenizer.from_pretrained()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def reference(smollm_path: Path, tokenizer: Any) -> Reference:
     """Plain transformers in float32."""
     return Reference.load(smollm_path, tokenizer, torch.float32)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
     """Swarms of 1, 2, 3 and 5 servers that serve the bundled model in float32, each started when first asked for."""
     started: dict[int, tuple[LocalSwarm, SwarmForCausalLM]] = {}
@@ -74,13 +74,13 @@ def swarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarms]:
         yield get
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model(swarms: Swarms) -> SwarmForCausalLM:
     """The bundled model over three servers."""
     return swarms(3)[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of six blocks in float32, as a folder."""
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
@@ -88,7 +88,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny_swarm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSwarm]:
     """Two servers, uneven, that serve the tiny model."""
     logs = tmp_path_factory.mktemp("tiny-swarm")
@@ -96,7 +96,7 @@ def tiny_swarm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield swarm
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tiny(tiny_swarm: LocalSwarm, tiny_folder: Path) -> SwarmForCausalLM:
     """The tiny model over its two servers."""
     return AutoModelForCausalLM.from_pretrained(tiny_folder, initial_peers=[tiny_swarm.addr])

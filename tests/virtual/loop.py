@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 from unittest.mock import patch
@@ -66,12 +67,17 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 @contextmanager
 def clocks_of(loop: VirtualLoop) -> Iterator[None]:
-    """Let the system's clocks show the loop's time."""
+    """Let the system's clocks show this thread the loop's time; other threads see the real one."""
+    thread = threading.get_ident()
+
+    def clock(real: Callable[[], float], shown: Callable[[], float]) -> Callable[[], float]:
+        return lambda: shown() if threading.get_ident() == thread else real()
+
     with (
-        patch.object(time, "monotonic", loop.look),
-        patch.object(time, "perf_counter", loop.look),
-        patch.object(time, "time", lambda: UNIX_START + loop.look()),
-        patch.object(channel_module, "perf_counter", loop.look),
+        patch.object(channel_module, "perf_counter", clock(time.perf_counter, loop.look)),
+        patch.object(time, "monotonic", clock(time.monotonic, loop.look)),
+        patch.object(time, "perf_counter", clock(time.perf_counter, loop.look)),
+        patch.object(time, "time", clock(time.time, lambda: UNIX_START + loop.look())),
     ):
         yield
 

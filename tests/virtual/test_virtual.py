@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -239,3 +240,17 @@ def test_the_same_seed_is_the_same_story(tiny: Tiny) -> None:
     runs = [run_swarm(story, tiny[1], delay=0.02, jitter=0.02, seed=seed) for seed in (1, 1, 2)]
     assert runs[0] == runs[1] and runs[0][0] == runs[2][0] == local(tiny, 8)
     assert runs[0][1] != runs[2][1]
+
+
+def test_a_thread_beside_the_loop_sees_the_real_time_and_does_not_move_the_loops() -> None:
+    async def main() -> None:
+        loop, seen = asyncio.get_running_loop(), list[float]()
+        before = loop.time()
+        thread = threading.Thread(target=lambda: seen.extend(time.monotonic() for _ in range(100)))
+        thread.start()
+        thread.join()
+        assert loop.time() == before
+        assert all(0 <= each - real < 60 for each in seen)
+
+    real = time.monotonic()
+    run(main())

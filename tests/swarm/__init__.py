@@ -1,0 +1,1 @@
+"""What real swarms do; a package, so that they end with its last test."""
