@@ -1,0 +1,83 @@
+"""Who may ask what: keys, and no page of another origin."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from yarl import URL
+
+from swarm.web.keys import Keys, is_loopback
+
+KEY = web.RequestKey("key", str)
+"""The name of the key that a request came with; "" where none are set."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_OPEN = "/healthz"
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def guard(keys: Keys) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    """Return the middleware that lets only those in who may; it goes first in an application.
+
+    401 without one of `keys`, if any are set, on every path but /healthz; 403 for what a page of another origin sends,
+    and, without keys, for a host name that is not of this machine (DNS rebinding).
+    """
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        refused = _refusal(request, keys)
+        if refused is not None:
+            return refused
+        request[KEY] = (keys.find(request.headers.get("Authorization", "")) or "") if keys else ""
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            error.headers.extend({name: value for name, value in _HEADERS.items() if name not in error.headers})
+            raise
+        if not response.prepared:
+            for name, value in _HEADERS.items():
+                response.headers.setdefault(name, value)
+        return response
+
+    return check
+
+
+def error_body(message: str, *, kind: str, code: str | None = None, param: str | None = None) -> dict[str, object]:
+    """Return an error as the OpenAI API writes it: what its clients, and people, can read."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
+    if request.path == _OPEN:
+        return None
+    if keys and keys.find(request.headers.get("Authorization", "")) is None:
+        body = error_body(
+            "no API key, or a wrong one: send the header Authorization: Bearer KEY",
+            kind="authentication_error",
+            code="invalid_api_key",
+        )
+        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password", Bearer'}
+        return web.json_response(body, status=401, headers=_HEADERS | challenge)
+    if reason := _foreign(request, keys):
+        return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
+    return None
+
+
+def _foreign(request: web.Request, keys: Keys) -> str:
+    try:
+        host = URL(f"http://{request.host}")
+        origin = URL(request.headers.get("Origin", ""))
+    except ValueError:
+        return "a Host or Origin header that is none"
+    if not keys and not is_loopback(host.host or ""):
+        return "without API keys only names of this machine are answered: use http://127.0.0.1"
+    if "Origin" in request.headers and (origin.host, origin.port) != (host.host, host.port):
+        return "requests of other sites' pages are not answered"
+    return ""

@@ -1,0 +1,130 @@
+"""Listening, keys, foreign origins, pages and metrics, asked by a real HTTP client."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter
+
+from swarm.errors import AddressInUse, AddressInvalid, UsageError
+from swarm.web import Keys, add_metrics, add_page, guard, require_keys, serving
+
+SECRET = "sk-a-long-secret"
+
+
+@asynccontextmanager
+async def asked(keys: Keys) -> AsyncIterator[aiohttp.ClientSession]:
+    app = web.Application(middlewares=[guard(keys)])
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.json_response("hello")
+
+    app.router.add_get("/", hello)
+    app.router.add_get("/healthz", hello)
+    async with serving(app, host="127.0.0.1", port=0) as url, aiohttp.ClientSession(url) as session:
+        yield session
+
+
+async def status(session: aiohttp.ClientSession, path: str = "/", **headers: str) -> int:
+    async with session.get(path, headers=headers) as response:
+        return response.status
+
+
+async def test_with_keys_every_path_but_healthz_wants_one() -> None:
+    async with asked(Keys(["another-key", SECRET])) as session:
+        assert await status(session) == await status(session, "/nowhere") == 401
+        assert await status(session, Authorization=f"Bearer {SECRET}x") == 401
+        assert await status(session, Authorization="Basic !!!") == 401
+        assert await status(session, "/healthz") == 200
+        assert await status(session, Authorization=f"Bearer {SECRET}") == 200
+        assert await status(session, "/nowhere", Authorization=f"Bearer {SECRET}") == 404
+        basic = base64.b64encode(f"anybody:{SECRET}".encode()).decode()
+        assert await status(session, Authorization=f"Basic {basic}") == 200
+
+
+async def test_pages_of_other_origins_and_names_of_other_machines_are_refused() -> None:
+    async with asked(Keys()) as session:
+        own = str(session._base_url).rstrip("/")
+        assert await status(session) == await status(session, Origin=own) == 200
+        assert await status(session, Origin="https://example.org") == await status(session, Origin="null") == 403
+        assert await status(session, Host="example.org") == 403
+        assert await status(session, Host="[") == 403
+
+
+@given(st.text(max_size=80))
+def test_no_header_that_is_not_the_key_is_taken_for_it(text: str) -> None:
+    assert Keys([SECRET]).find(text) is None
+    assert Keys([SECRET]).find(f"Bearer {text}") is None
+
+
+def test_a_key_is_told_by_its_number_and_never_shown() -> None:
+    keys = Keys(["first-key-", SECRET])
+    assert keys.find(f"bearer  {SECRET} ") == "key-2"
+    assert SECRET not in repr(keys) + repr(vars(keys))
+
+
+def test_keys_that_cannot_work_and_open_doors_are_refused() -> None:
+    for key in ("short", "x" * 257, "with a blank", "schlüssel-schlüssel"):
+        with pytest.raises(UsageError) as refused:
+            Keys([key])
+        assert key not in str(refused.value)
+    for host in ("0.0.0.0", "::", "192.168.1.10", "example.org"):
+        with pytest.raises(UsageError, match="--api-key"):
+            require_keys(host, Keys())
+        require_keys(host, Keys([SECRET]))
+    for host in ("127.0.0.1", "::1", "localhost"):
+        require_keys(host, Keys())
+
+
+async def test_a_port_or_address_that_cannot_be_had_is_told() -> None:
+    async with serving(web.Application(), host="127.0.0.1", port=0) as url:
+        port = int(url.rpartition(":")[2])
+        with pytest.raises(AddressInUse, match=str(port)):
+            async with serving(web.Application(), host="127.0.0.1", port=port):
+                pass
+    with pytest.raises(AddressInvalid, match=r"203\.0\.113\.1"):
+        async with serving(web.Application(), host="203.0.113.1", port=0):
+            pass
+
+
+async def test_a_page_is_sent_with_a_policy_that_forbids_all_that_is_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    static = tmp_path / "shown" / "static"
+    static.mkdir(parents=True)
+    (static.parent / "__init__.py").touch()
+    (static / "index.html").write_text("<p>ä</p>", encoding="utf-8")
+    (static / "app.js").write_text("1", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = web.Application(middlewares=[guard(Keys())])
+    add_page(app, "shown")
+    async with serving(app, host="127.0.0.1", port=0) as url, aiohttp.ClientSession(url) as session:
+        async with session.get("/") as page:
+            assert await page.text() == "<p>ä</p>" and page.content_type == "text/html"
+            assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+            assert page.headers["X-Frame-Options"] == "DENY"
+        assert await status(session, "/", **{"If-None-Match": page.headers["ETag"]}) == 304
+        assert await status(session, "/static/app.js") == 200
+        assert await status(session, "/static/../__init__.py") == 404
+    sys.modules.pop("shown", None)
+
+
+async def test_metrics_are_what_prometheus_reads() -> None:
+    registry, app = CollectorRegistry(), web.Application()
+    Counter("swarm_things", "Things.", registry=registry).inc(3)
+    add_metrics(app, registry)
+    async with (
+        serving(app, host="127.0.0.1", port=0) as url,
+        aiohttp.ClientSession(url) as session,
+        session.get("/metrics") as response,
+    ):
+        assert "swarm_things_total 3.0" in await response.text()
