@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Reference:
     model: Any
     tokenizer: Any
     ties: list[str] = field(default_factory=list)
-    _greedy: dict[int, Tensor] = field(default_factory=dict)
+    _made: dict[int | str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path, tokenizer: Any, dtype: torch.dtype) -> Reference:
@@ -50,10 +51,14 @@ class Reference:
 
     def greedy(self, prompt: int) -> Tensor:
         """(1, S + 64) prompt number `prompt` and what the model says next."""
-        if prompt not in self._greedy:
-            ids = self.ids(PROMPTS[prompt])
-            self._greedy[prompt] = self.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False)
-        return self._greedy[prompt]
+        ids = self.ids(PROMPTS[prompt])
+        return self.remembered(prompt, lambda: self.model.generate(ids, max_new_tokens=NEW_TOKENS, do_sample=False))
+
+    def remembered(self, name: int | str, make: Callable[[], Tensor]) -> Tensor:
+        """Return what `make` made when `name` was asked for first."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
 
     def logits(self, ids: Tensor) -> Tensor:
         """(B, S, V) of one forward pass."""

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -192,10 +193,12 @@ def test_unreachable_initial_peers_are_named_while_the_server_stays_up(tiny_fold
     args = ("swarm.server", str(tiny_folder), "--host-maddrs", "/ip4/127.0.0.1/tcp/0", "--initial-peers", addr)
     process = Process.start(*args, log=tmp_path / "log")
     try:
+        deadline = time.monotonic() + 30
+        while "trying on" not in (told := (tmp_path / "log").read_text()) and time.monotonic() < deadline:
+            time.sleep(0.2)
         with pytest.raises(UnavailableError, match="was not ready"):
-            process.wait_ready(timeout=15.0)
+            process.wait_ready(timeout=2.0)
         assert process.popen.poll() is None
-        told = (tmp_path / "log").read_text()
         assert addr in told and "connection refused" in told and "Traceback" not in told
     finally:
         assert process.stop() == 0

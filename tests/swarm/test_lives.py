@@ -157,7 +157,7 @@ def test_a_server_started_before_any_bootstrap_waits_and_joins_when_one_comes(
     args = (str(tiny_folder), "--blocks", "0:6", "--initial-peers", addr, *EXACT)
     with running("swarm.server", *args, log=tmp_path / "server") as server:
         with pytest.raises(UnavailableError, match="was not ready"):
-            server.wait_ready(timeout=14.0)
+            server.wait_ready(timeout=9.0)
         assert server.popen.poll() is None
         with running(*bootstrap, log=tmp_path / "second") as second:
             assert second.wait_ready()["addr"] == addr

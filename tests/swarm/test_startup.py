@@ -77,7 +77,7 @@ def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weight
     assert seconds <= READY_SECONDS
 
 
-@pytest.mark.parametrize("dtype", ["float32", "auto"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.long), "auto"])
 def test_two_compute_threads_are_one_thread_more(dtype: str, tmp_path: Path) -> None:
     """With a second pool, made while loading or measuring, libgomp lets them sleep between any two operations."""
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_greedy_tokens_equal_for_every_number_of_servers(
     num_servers: int, swarms: Swarms, reference: Reference
 ) -> None:
-    compare_greedy(num_servers, FEW, swarms, reference)
+    compare_greedy(num_servers, FEW if num_servers == 3 else FEW[:3], swarms, reference)
 
 
 @pytest.mark.long
@@ -66,13 +66,13 @@ def test_padded_batch_equals(num_servers: int, swarms: Swarms, reference: Refere
     )
     assert not batch.attention_mask.all()
     options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-    expected = reference.model.generate(**batch, **options)
+    expected = reference.remembered("padded batch", lambda: reference.model.generate(**batch, **options))
     ties = reference.same(model.generate(**batch, **options), expected)
     print(f"{num_servers} servers, padded batch of 4: {ties} ties")
 
 
 def test_four_beams_equal(model: SwarmForCausalLM, reference: Reference) -> None:
-    for prompt in FEW[:3]:
+    for prompt in FEW[:2]:
         ids = reference.ids(PROMPTS[prompt])
         options = {"max_new_tokens": 32, "num_beams": 4, "do_sample": False}
         assert torch.equal(model.generate(ids, **options), reference.model.generate(ids, **options))
@@ -85,7 +85,7 @@ def test_four_beams_over_a_padded_batch_equal_all_returned(model: SwarmForCausal
 
 
 def test_seeded_sampling_draws_the_same_tokens(model: SwarmForCausalLM, reference: Reference) -> None:
-    for seed, prompt in enumerate(FEW):
+    for seed, prompt in enumerate(FEW[:3]):
         ids = reference.ids(PROMPTS[prompt])
         options = {"max_new_tokens": 32, "do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
         torch.manual_seed(seed)
