@@ -4,6 +4,10 @@ Searches of hivemind trust three things that a stranger sends: a date beside a d
 says "never expires" ends the search with whatever he gave), the dictionary's own bookkeeping (a
 wrong type there makes the search hang), and that values are msgpack. The validator settles the last;
 the guard here rebuilds each dictionary from its checked entries, which settles the others.
+
+A node's place in the DHT follows from its peer id. One that chose it by chance at each start would stand in others'
+tables many times after some restarts, so that a record's replicas would be one and the same peer; and anybody could
+choose to stand next to a key.
 """
 
 from __future__ import annotations
@@ -27,13 +31,17 @@ from swarm.types import PeerId
 
 logger = get_logger(__name__)
 
+_Stored = tuple[bytes, bytes, float]
+"""Key, subkey and expiry."""
+
 
 class Node:
     """One node of the DHT on a peer's P2P."""
 
-    def __init__(self, node: Any, timeouts: Timeouts, *, is_client: bool) -> None:
+    def __init__(self, node: Any, timeouts: Timeouts, taken: dict[_Stored, bool], *, is_client: bool) -> None:
         self._node = node
         self._timeouts = timeouts
+        self._taken = taken
         self._is_client = is_client
 
     @classmethod
@@ -47,6 +55,7 @@ class Node:
         async with asyncio.timeout(timeouts.call):
             node = await DHTNode.create(
                 p2p=p2p,
+                node_id=_place(p2p.peer_id),
                 num_replicas=NUM_REPLICAS,
                 wait_timeout=timeouts.call,
                 client_mode=is_client,
@@ -57,8 +66,8 @@ class Node:
                 cache_on_store=False,
                 cache_refresh_before_expiry=0,
             )
-        _guard(node.protocol)
-        return cls(node, timeouts, is_client=is_client)
+        taken = _guard(node.protocol)
+        return cls(node, timeouts, taken, is_client=is_client)
 
     @property
     def neighbours(self) -> tuple[PeerId, ...]:
@@ -110,8 +119,14 @@ class Node:
         Raises:
             TimeoutError: It took longer than `Timeouts.store`.
         """
-        async with asyncio.timeout(self._timeouts.store):
-            return bool(await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self.is_hidden))
+        entry = DHTID.generate(source=key).to_bytes(), self._node.protocol.serializer.dumps(subkey), expires_at
+        self._taken[entry] = False
+        try:
+            async with asyncio.timeout(self._timeouts.store):
+                last = await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self.is_hidden)
+            return bool(last) or self._taken[entry]
+        finally:
+            del self._taken[entry]
 
     async def get(self, key: str) -> dict[object, tuple[object, float]]:
         """Return the newest values under `key` by subkey, each with its expiry in the swarm's time.
@@ -134,16 +149,42 @@ class Node:
             logger.debug("node did not stop in order: %s", error)
 
 
-def _guard(protocol: Any) -> None:
-    trusting = protocol.call_find
+def _place(peer: PeerID) -> DHTID:
+    return DHTID.generate(source=peer.to_bytes())
+
+
+def _guard(protocol: Any) -> dict[_Stored, bool]:
+    """Distrust what other nodes say; return where it is noted whether any of them took what is being stored."""
+    trusting, storing, entering = protocol.call_find, protocol.call_store, protocol.update_routing_table
+    taken: dict[_Stored, bool] = {}
+
+    def in_place(nearest: Mapping[DHTID, PeerID]) -> dict[DHTID, PeerID]:
+        # Ourselves, too, are nobody whom we could ask: hivemind's search fails over us where we hide or were before.
+        return {node: peer for node, peer in nearest.items() if node == _place(peer) and node != protocol.node_id}
 
     async def call_find(peer: PeerID, keys: Collection[DHTID]) -> dict[Any, Any] | None:
         output = await trusting(peer, keys)
         if output is None:
             return None
-        return {key: (_rebuilt(found), nearest) for key, (found, nearest) in output.items()}
+        return {key: (_rebuilt(found), in_place(nearest)) for key, (found, nearest) in output.items()}
 
-    protocol.call_find = call_find
+    async def call_store(peer: PeerID, keys: Any, values: Any, expiration_time: Any, *rest: Any, **more: Any) -> Any:
+        # What hivemind's `store` returns is the answer that came last: one "no" would stand for all.
+        answers = await storing(peer, keys, values, expiration_time, *rest, **more)
+        if answers and (subkeys := more.get("subkeys")):
+            for key, subkey, until, is_ok in zip(keys, subkeys, expiration_time, answers, strict=False):
+                entry = key.to_bytes(), protocol.serializer.dumps(subkey), until
+                if is_ok and entry in taken:
+                    taken[entry] = True
+        return answers
+
+    async def update_routing_table(node_id: DHTID | None, peer: PeerID, responded: bool = True) -> None:
+        if node_id is None or node_id == _place(peer):
+            await entering(node_id, peer, responded=responded)
+
+    protocol.call_find, protocol.call_store = call_find, call_store
+    protocol.update_routing_table = update_routing_table
+    return taken
 
 
 def _rebuilt(found: Any) -> Any:

@@ -7,10 +7,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from hivemind.dht.routing import DHTID
 from multiaddr import Multiaddr
 
 from swarm.directory import Timeouts
 from swarm.directory import directory as directory_module
+from swarm.directory.signed import model_key
 from swarm.errors import SwarmUnreachable
 from swarm.network import Identity, peer_id_of
 from swarm.types import ModelEntry, ServerState, Span
@@ -192,3 +194,33 @@ async def test_a_server_whose_clock_is_ten_minutes_off_is_seen_and_sees(seconds:
             view = await first.directory.view(MODEL)
             assert {record.peer for record in view.records} == {theirs, first.peer.peer_id}
             assert all(0 < record.expires_at - view.taken_at < 65 for record in view.records)
+
+
+@pytest.mark.slow
+async def test_a_peer_that_comes_back_again_and_again_keeps_its_place(tmp_path: Path) -> None:
+    async with member() as bootstrap, member(*bootstrap.peer.addrs) as other:
+        for _ in range(4):
+            async with member(*bootstrap.peer.addrs, key=tmp_path / "key") as again:
+                assert await again.announce()
+                await until_all_see([bootstrap, other], {again.peer.peer_id}, timeout=5)
+        for each in (bootstrap, other):
+            peers = each.directory._node.neighbours
+            assert len(set(peers)) == len(peers) <= 2
+
+
+@pytest.mark.slow
+async def test_a_record_is_stored_if_one_node_takes_it_whatever_the_last_one_says() -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(member())
+        others = [await stack.enter_async_context(member(*server.peer.addrs)) for _ in range(3)]
+        await server.announce()
+        key, subkey = DHTID.generate(source=model_key(MODEL)), server.peer.peer_id
+        for refusing in others:
+            storage = refusing.directory._node._node.protocol.storage
+            entry = storage.get(key).value.get(subkey)
+            storage.store_subkey(key, subkey, entry.value, time.time() + 300)  # newer than all that will come
+        server.directory._node.hide(True)  # does not count itself
+        assert not await server.announce()
+        accepting = await stack.enter_async_context(member(*others[0].peer.addrs))
+        await until_all_see([accepting], {server.peer.peer_id}, timeout=5)
+        assert all([await server.announce() for _ in range(12)])

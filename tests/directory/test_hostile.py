@@ -28,7 +28,9 @@ async def hostile(honest: Member) -> AsyncIterator[tuple[Peer, Any]]:
     """A peer with a bare hivemind node that knows `honest` and is known to it."""
     async with Peer.open(NetworkConfig()) as peer:
         await peer.dial(honest.peer.addrs[0])
-        node = await DHTNode.create(p2p=peer.p2p, initial_peers=[str(honest.peer.addrs[0])], cache_locally=False)
+        place = DHTID.generate(source=peer.p2p.peer_id.to_bytes())  # elsewhere nobody would ask it
+        addr = str(honest.peer.addrs[0])
+        node = await DHTNode.create(p2p=peer.p2p, node_id=place, initial_peers=[addr], cache_locally=False)
         async with asyncio.timeout(5):
             while not honest.directory.is_connected:
                 await asyncio.sleep(0.01)
@@ -133,3 +135,15 @@ async def until_asked(honest: Member, expected: set[Any]) -> None:
     for _ in range(3):
         assert await honest.sees() == expected
     assert time.monotonic() - began < 3
+
+
+async def test_a_node_that_chose_its_place_is_in_nobodys_table() -> None:
+    async with member() as honest, Peer.open(NetworkConfig()) as peer:
+        await peer.dial(honest.peer.addrs[0])
+        node = await DHTNode.create(
+            p2p=peer.p2p, node_id=DHTID(int(KEY) ^ 1), initial_peers=[str(honest.peer.addrs[0])]
+        )
+        assert PeerID.from_base58(honest.peer.peer_id) in node.protocol.routing_table
+        await asyncio.sleep(0.5)
+        assert not honest.directory.is_connected
+        await node.shutdown()
