@@ -17,7 +17,7 @@ from multiaddr import Multiaddr
 from swarm.clock import Clock, SystemClock
 from swarm.directory.config import MAX_AHEAD, MAX_MODELS, MAX_REGISTRY_ENTRIES, Timeouts
 from swarm.directory.joining import Joining
-from swarm.directory.node import Node
+from swarm.directory.node import CALL_FAILURES, Node
 from swarm.directory.signed import (
     REGISTRY_KEY,
     RegistryEntry,
@@ -27,7 +27,7 @@ from swarm.directory.signed import (
     seal_record,
 )
 from swarm.directory.swarm_time import SWARM_TIME
-from swarm.errors import DaemonDied, SwarmUnreachable
+from swarm.errors import DaemonDied, PeerUnreachable, SwarmUnreachable
 from swarm.log import get_logger
 from swarm.network import Peer
 from swarm.types import ModelEntry, PeerId, ServerRecord, ServerState, View
@@ -44,8 +44,9 @@ logger = get_logger(__name__)
 class Directory:
     """Our part of the swarm's directory. Made by `Directory.open`."""
 
-    def __init__(self, peer: Peer, node: Node, joining: Joining, clock: Clock) -> None:
+    def __init__(self, peer: Peer, node: Node, joining: Joining, clock: Clock, timeouts: Timeouts) -> None:
         self._peer = peer
+        self._timeouts = timeouts
         self._node = node
         self._joining = joining
         self._clock = clock
@@ -82,7 +83,7 @@ class Directory:
             raise DaemonDied("the libp2p daemon does not answer; start the process again") from error
         node.hide(is_hidden)
         joining = Joining(peer, node, initial_peers, timeouts)
-        directory = cls(peer, node, joining, SystemClock())
+        directory = cls(peer, node, joining, SystemClock(), timeouts)
         try:
             await joining.try_all()
             async with _background(joining):
@@ -130,6 +131,19 @@ class Directory:
     def on_joined(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever we were alone and are no more; what we announced before may be known to nobody."""
         self._joining.on_joined(listener)
+
+    async def time_of(self, peer: PeerId) -> float | None:
+        """Return by how many seconds `peer`'s clock is ahead of this machine's; None if it tells no time.
+
+        Raises:
+            PeerUnreachable: It answers no calls of the directory.
+        """
+        try:
+            async with asyncio.timeout(self._timeouts.call):
+                ahead = await self._node.ping(peer)
+        except CALL_FAILURES as error:
+            raise PeerUnreachable(f"peer {peer} answers no calls of the directory: {error}") from error
+        return None if ahead is None else ahead + SWARM_TIME.offset
 
     async def announce(self, record: ServerRecord, *, ttl: float) -> bool:
         """Publish our own record for `ttl` seconds, replacing the one before; whether anybody stored it.

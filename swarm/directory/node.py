@@ -15,7 +15,7 @@ from typing import Any
 from hivemind.dht import DHTNode
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.p2p import P2PDaemonError, PeerID
+from hivemind.p2p import P2PDaemonError, P2PHandlerError, PeerID
 from hivemind.proto import dht_pb2
 from hivemind.utils.timed_storage import ValueWithExpiration
 
@@ -24,6 +24,9 @@ from swarm.directory.signed import SignedRecords
 from swarm.directory.swarm_time import SWARM_TIME, install
 from swarm.log import get_logger
 from swarm.types import PeerId
+
+CALL_FAILURES = (TimeoutError, OSError, EOFError, P2PDaemonError, P2PHandlerError)
+"""What a call to another node can end with."""
 
 logger = get_logger(__name__)
 
