@@ -48,7 +48,7 @@ ROOMS = {
     "chat": _room(TOP),
     "status": _room(TOP),
     "demo": _room(TOP, "transformers"),
-    "doctor": _room(TOP),
+    "doctor": _room(TOP, "multiaddr psutil"),
     "cli": _room(TOP, "uvloop"),
     "__init__": _room(TOP + 1),
 }
@@ -65,6 +65,7 @@ BROAD_HANDLERS = {
     "directory/announcer.py": "a periodic task: the server goes on, the next round may do better",
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
+    "doctor/checks.py": "what a thread raises is raised again where it is awaited",
     "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
     "server/batcher.py": "whatever a step does, the server goes on",
     "server/engine.py": "what a called function raises is raised again where it is awaited",

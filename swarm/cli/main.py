@@ -27,7 +27,7 @@ class Command:
 COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
-    Command("doctor", "swarm.doctor.__main__", "examine a model on this machine"),
+    Command("doctor", "swarm.doctor.__main__", "find out what is wrong: here, in the swarm, or with a model"),
     Command(
         "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
     ),
