@@ -44,8 +44,16 @@ async def examine(config: DoctorConfig) -> list[Finding]:
     Raises:
         AddressInvalid: An address among the flags is none.
     """
+    level = logger.level
     if not config.debug:
         logger.setLevel(logging.ERROR)  # what we meet is told as findings, once
+    try:
+        return await _examine(config)
+    finally:
+        logger.setLevel(level)
+
+
+async def _examine(config: DoctorConfig) -> list[Finding]:
     deadline = asyncio.get_running_loop().time() + LIMIT
     machine = MachineChecks(config)
     looking = asyncio.create_task(run_checks(machine.checks()))

@@ -28,6 +28,11 @@ def judge_reach(answers: Answers, addrs: Sequence[str], others: Sequence[Sequenc
     if why := misplaced(addrs, others, here, is_reached=is_reached):
         text = f"a server here {why}"
         return [fault(CHECK, Code.LOCAL_ADDRESS, text, _ANNOUNCE, *addrs)]
+    if is_reached and not answers.takes_calls:
+        reached = ", ".join(map(_short, answers.reached))
+        text = f"others reach {reached}, but not libp2p's port, which the directory and relays need: {answers.text}"
+        advice = "let that TCP port in, at firewall and router, or correct --announce-maddrs"
+        return [fault(CHECK, Code.ONE_WAY, text, advice, *addrs)]
     if is_reached:
         return [ok(CHECK, f"others reach this machine at {', '.join(_short(addr) for addr in answers.reached[:4])}")]
     if answers.reach is Reach.UNREACHABLE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from swarm.doctor.findings import Code, Finding, fault, warning
@@ -60,8 +60,9 @@ def name_of(record: ServerRecord) -> str:
 
 def _judge_reached(visit: Visit) -> Finding | None:
     record = visit.record
-    closed = _closed_ports(visit.knocks)
-    for is_direct, ports in closed.items():
+    for is_direct, ports in _closed_ports(visit.knocks).items():
+        if stranger := _stranger(ports):
+            return _strange(record, stranger, fault, "")
         kind, judged = ("direct", warning) if is_direct else ("libp2p", fault)
         loss = "which makes it slower" if is_direct else "so the directory and relays do not get to it"
         text = f"{name_of(record)}: its advertised {kind} port {ports[0].port} does not answer ({_whys(ports)}), {loss}"
@@ -79,25 +80,31 @@ def _judge_lost(visit: Visit, around: Surroundings) -> Finding:
     judged = warning if record.reach is Reach.UNREACHABLE and not around.lost else fault
     lost = f"; nobody else serves blocks {format_spans(around.lost)}" if around.lost else ""
     about = (record.peer, *(knock.addr for knock in knocks))
-    strangers = [knock for knock in knocks if knock.found not in (None, record.peer) and _says_much(knock, knocks)]
     if any(knock.is_reached for knock in knocks):
         text = f"{name_of(record)} takes connections, but does not answer: {visit.greeting.error}{lost}"
         return judged(CHECK, Code.SERVER_SILENT, text, "its owner looks at its log and starts it again", *about)
-    if strangers:
-        knock = strangers[0]
-        text = f"{name_of(record)}: at its address {knock.addr} answers peer {knock.found}{lost}"
-        remedy = "its owner corrects --announce-maddrs, or the router's forwarding; two servers need two ports"
-        return judged(CHECK, Code.WRONG_PEER_ID, text, remedy, *about, str(knock.found))
+    if stranger := _stranger(knocks):
+        return _strange(record, stranger, judged, lost)
     left = max(0.0, record.expires_at - around.now)
     text = f"{name_of(record)}: no advertised port answers ({_whys(knocks) or visit.greeting.error}){lost}"
     remedy = f"start it again if it has ended (its record lives {left:.0f} s more); else {_open(knocks)}"
     return judged(CHECK, Code.PORT_CLOSED, text, remedy, *about)
 
 
-def _says_much(knock: Knock, knocks: Sequence[Knock]) -> bool:
-    """Whether a stranger who answers there matters: in other private networks others have the same addresses."""
+def _stranger(knocks: Sequence[Knock]) -> Knock | None:
+    """The first address at which another peer answers; in other private networks, others have the same addresses."""
     scopes = [scope_of(each.host) for each in knocks if each.host]
-    return Scope.WORLD not in scopes or scope_of(knock.host) is Scope.WORLD
+    for knock in knocks:
+        is_far = Scope.WORLD not in scopes or scope_of(knock.host) is Scope.WORLD
+        if knock.found not in (None, knock.wanted) and is_far:
+            return knock
+    return None
+
+
+def _strange(record: ServerRecord, knock: Knock, judged: Callable[..., Finding], lost: str) -> Finding:
+    text = f"{name_of(record)}: at its address {knock.addr} answers peer {knock.found}{lost}"
+    remedy = "its owner corrects --announce-maddrs, or the router's forwarding; two servers need two ports"
+    return judged(CHECK, Code.WRONG_PEER_ID, text, remedy, record.peer, knock.addr, str(knock.found))
 
 
 def _closed_ports(knocks: Sequence[Knock]) -> dict[bool, list[Knock]]:
