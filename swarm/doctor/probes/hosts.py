@@ -12,9 +12,7 @@ import psutil
 from swarm.network import parse_addr
 from swarm.network.addresses import direct_endpoint, plain_host, tcp_endpoint
 
-CONTAINERS = tuple(
-    ip_network(text) for text in ("172.17.0.0/16", "172.18.0.0/15", "172.20.0.0/14", "172.24.0.0/14", "10.88.0.0/16")
-)
+CONTAINERS = (*(ip_network(f"172.{number}.0.0/16") for number in range(17, 31)), ip_network("10.88.0.0/16"))
 """Networks that container engines make inside one machine: Docker's first pools, Podman's. Others, such as 172.31, are
 as often real networks (Amazon's default is that one)."""
 
