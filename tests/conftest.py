@@ -17,7 +17,8 @@ settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
 
 # The swarm that whoever runs the tests has joined is none of theirs, nor that of the processes they start.
-os.environ["SWARM_CONFIG"] = tempfile.mkdtemp(prefix="swarm-tests-")
+_SETTINGS = tempfile.TemporaryDirectory(prefix="swarm-tests-")
+os.environ |= {"SWARM_CONFIG": f"{_SETTINGS.name}/config", "SWARM_PEERS": f"{_SETTINGS.name}/peers"}
 
 # A test run that is told to end unwinds, so that its fixtures stop the processes that they started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)

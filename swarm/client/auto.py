@@ -58,6 +58,7 @@ class AutoModelForCausalLM:
 
         Raises:
             SwarmUnreachable: No initial peer answers.
+            WrongSwarmKey: They are of a swarm with another key, or with none, or a key is missing here.
             AddressInvalid: One of them is malformed.
             ModelNotFound: No such model here; or none left out, and the swarm serves none or several.
             UnsupportedModel, CheckpointCorrupt: The files cannot be used.

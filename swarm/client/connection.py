@@ -59,7 +59,7 @@ class Connection:
         """Join the swarm.
 
         Raises:
-            SwarmUnreachable: No initial peer answers within the join timeout.
+            SwarmUnreachable, WrongSwarmKey: No initial peer answers within the join timeout, or none is of our swarm.
         """
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(started))

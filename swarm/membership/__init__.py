@@ -7,5 +7,6 @@ whom we have met.
 from swarm.membership.choosing import Joined, choose_swarm
 from swarm.membership.join_line import JoinLine
 from swarm.membership.joined_file import JoinedFile
+from swarm.membership.peer_cache import PeerCache
 
-__all__ = ["JoinLine", "Joined", "JoinedFile", "choose_swarm"]
+__all__ = ["JoinLine", "Joined", "JoinedFile", "PeerCache", "choose_swarm"]

@@ -13,8 +13,10 @@ def config_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config").expanduser() / "swarm"
 
 
-def cache_folder() -> Path:
-    """Return $SWARM_CACHE, else `swarm` in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache)."""
-    if chosen := os.environ.get("SWARM_CACHE"):
+def peers_folder() -> Path:
+    """Return $SWARM_PEERS, else `peers` in $SWARM_CACHE, else `swarm/peers` in the user's cache ($XDG_CACHE_HOME)."""
+    if chosen := os.environ.get("SWARM_PEERS"):
         return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "swarm"
+    if cache := os.environ.get("SWARM_CACHE"):
+        return Path(cache).expanduser() / "peers"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "swarm" / "peers"
