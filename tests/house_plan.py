@@ -52,7 +52,7 @@ ROOMS = {
     "status": _room(TOP),
     "demo": _room(TOP, "transformers"),
     "doctor": _room(TOP),
-    "cli": _room(TOP, "uvloop"),
+    "cli": _room(TOP, "uvloop psutil"),
     "__init__": _room(TOP + 1),
 }
 FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
