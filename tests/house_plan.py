@@ -33,9 +33,12 @@ ROOMS = {
     "clock": _room(GROUND),
     "log": _room(GROUND),
     "flag": _room(GROUND),
+    "private_file": _room(GROUND),
+    "swarm_key": _room(1, "cryptography"),
     "wire": _room(1, "msgpack"),
     "blocks": _room(1, "torch transformers safetensors gguf numpy huggingface_hub tqdm"),
     "web": _room(1, "aiohttp prometheus_client yarl"),
+    "membership": _room(2, "multiaddr"),
     "network": _room(2, "hivemind multiaddr cryptography psutil"),
     "directory": _room(3, "hivemind multiaddr msgpack"),
     "planning": _room(3),
@@ -49,7 +52,7 @@ ROOMS = {
     "status": _room(TOP),
     "demo": _room(TOP, "transformers"),
     "doctor": _room(TOP, "multiaddr psutil"),
-    "cli": _room(TOP, "uvloop"),
+    "cli": _room(TOP, "uvloop psutil"),
     "__init__": _room(TOP + 1),
 }
 FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
@@ -80,6 +83,7 @@ BROAD_HANDLERS = {
 """Files that may catch Exception without raising it again, and why."""
 
 ENVIRONMENT_READERS: dict[str, str] = {
+    "membership/folders.py": "where settings and cache lie, for the library as for the command line",
     "blocks/files/bundled.py": "where the cache lies, for the library as for the command line",
 }
 """Files below the command line that may read the environment, and why."""

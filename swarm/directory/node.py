@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hivemind.dht import DHTNode
+from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
 from hivemind.p2p import P2PDaemonError, P2PHandlerError, PeerID
@@ -20,9 +21,12 @@ from hivemind.proto import dht_pb2
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.directory.config import NUM_REPLICAS, Timeouts
-from swarm.directory.signed import SignedRecords
+from swarm.directory.gate import Answers, Calls, Gate
+from swarm.directory.signed import SignedRecords, Value
 from swarm.directory.swarm_time import SWARM_TIME, install
+from swarm.errors import PeerUnreachable
 from swarm.log import get_logger
+from swarm.swarm_key import SwarmKey
 from swarm.types import PeerId
 
 CALL_FAILURES = (TimeoutError, OSError, EOFError, P2PDaemonError, P2PHandlerError)
@@ -34,14 +38,15 @@ logger = get_logger(__name__)
 class Node:
     """One node of the DHT on a peer's P2P."""
 
-    def __init__(self, node: Any, timeouts: Timeouts, *, is_client: bool) -> None:
+    def __init__(self, node: Any, timeouts: Timeouts, gate: Gate | None, *, is_client: bool) -> None:
         self._node = node
+        self._gate = gate
         self._timeouts = timeouts
         self._is_client = is_client
 
     @classmethod
-    async def start(cls, p2p: Any, timeouts: Timeouts, *, is_client: bool) -> Node:
-        """Start a node that knows nobody yet.
+    async def start(cls, p2p: Any, timeouts: Timeouts, *, is_client: bool, swarm_key: SwarmKey | None = None) -> Node:
+        """Start a node that knows nobody yet, and takes part in the directory of those who have the same key.
 
         Raises:
             TimeoutError: The daemon did not answer.
@@ -52,16 +57,19 @@ class Node:
                 p2p=p2p,
                 num_replicas=NUM_REPLICAS,
                 wait_timeout=timeouts.call,
-                client_mode=is_client,
-                record_validator=SignedRecords(),
+                client_mode=is_client or swarm_key is not None,  # a private swarm's calls are put behind a gate first
+                record_validator=SignedRecords(swarm_key),
                 # A view must be fresh, and caches would spread goodbyes late; refreshing them also leaves tasks behind.
                 cache_locally=False,
                 cache_nearest=0,
                 cache_on_store=False,
                 cache_refresh_before_expiry=0,
             )
+            gate = None if swarm_key is None else Gate(swarm_key, p2p.peer_id)
+            if gate is not None:
+                await _put_behind(gate, node.protocol, is_client=is_client)
         _guard(node.protocol)
-        return cls(node, timeouts, is_client=is_client)
+        return cls(node, timeouts, gate, is_client=is_client)
 
     @property
     def neighbours(self) -> tuple[PeerId, ...]:
@@ -102,12 +110,26 @@ class Node:
             await protocol.update_routing_table(DHTID.from_bytes(answer.peer.node_id), remote, responded=True)
         return float(answer.dht_time) - midway if answer.dht_time else None
 
+    async def ask_time(self, peer: PeerId) -> float | None:
+        """As `ping`, with whatever makes the call fail in one class.
+
+        Raises:
+            PeerUnreachable: It does not answer.
+            WrongSwarmKey: It answers as nobody of our swarm does.
+        """
+        try:
+            async with asyncio.timeout(self._timeouts.call):
+                return await self.ping(peer)
+        except CALL_FAILURES as error:
+            why = " ".join(str(error).split())[-160:] or type(error).__name__
+            raise PeerUnreachable(f"peer {peer} answers no calls of the directory: {why}") from error
+
     async def look_around(self) -> None:
         """Search for our own id, which fills the routing table and makes us known."""
         async with asyncio.timeout(self._timeouts.get):
             await self._node.find_nearest_nodes([self._node.node_id])
 
-    async def store(self, key: str, subkey: PeerId, value: list[bytes], expires_at: float) -> bool:
+    async def store(self, key: str, subkey: PeerId, value: Value, expires_at: float) -> bool:
         """Store a value; whether at least one node took it.
 
         Raises:
@@ -132,9 +154,26 @@ class Node:
         """Take no calls any more."""
         try:
             async with asyncio.timeout(self._timeouts.close):
+                if self._gate is not None and not self._is_client:
+                    await self._node.protocol.remove_p2p_handlers(self._node.p2p, namespace=self._gate.namespace)
+                    self._node.protocol.client_mode = True  # there are no others to be removed
                 await self._node.shutdown()
         except (TimeoutError, OSError, P2PDaemonError) as error:  # the daemon may be gone already
             logger.debug("node did not stop in order: %s", error)
+
+
+async def _put_behind(gate: Gate, protocol: Any, *, is_client: bool) -> None:
+    """Let a node that takes no calls yet make and take those of a private swarm."""
+
+    def get_stub(peer: PeerID) -> Calls:
+        stub = super(DHTProtocol, protocol).get_stub(protocol.p2p, peer, namespace=gate.namespace)
+        return Calls(gate, stub, peer)
+
+    protocol.get_stub = get_stub
+    if not is_client:
+        protocol.client_mode = False
+        protocol.node_info = dht_pb2.NodeInfo(node_id=protocol.node_id.to_bytes())
+        await protocol.add_p2p_handlers(protocol.p2p, Answers(gate, protocol), namespace=gate.namespace)
 
 
 def _guard(protocol: Any) -> None:

@@ -23,6 +23,9 @@ class DoctorConfig:
     initial_peers: tuple[str, ...] = field(
         default=(), metadata=flag("multiaddrs of peers of the swarm to examine", metavar="ADDR")
     )
+    swarm_key: str | None = field(
+        default=None, metadata=flag("key file of a private swarm; left out: as `swarm join` has it", metavar="FILE")
+    )
     port: int | None = field(
         default=None, metadata=flag("also examine whether a server at this TCP port would be reached")
     )

@@ -38,6 +38,7 @@ class Code(Enum):
     NO_PEERS = "SW15", "no-peers"
     MODEL_UNUSABLE = "SW16", "model-unusable"
     IDENTITY_UNUSABLE = "SW17", "identity-unusable"
+    DAEMON_DEAD = "SW18", "daemon-dead"
     NOT_EXAMINED = "SW90", "not-examined"
 
     @property

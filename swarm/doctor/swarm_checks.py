@@ -23,7 +23,7 @@ from swarm.doctor.verdicts.ourselves import CHECK as REACHABILITY
 from swarm.doctor.verdicts.ourselves import judge_reach, judge_running, port_taken
 from swarm.doctor.verdicts.servers import CHECK as SERVERS
 from swarm.doctor.verdicts.servers import Surroundings, judge_server
-from swarm.errors import PeerUnreachable, ProtocolError
+from swarm.errors import PeerUnreachable, ProtocolError, SwarmError, WrongSwarmKey
 from swarm.network import parse_addr
 from swarm.network.addresses import parse_host_addr, tcp_endpoint
 from swarm.network.dial_back import PAUSE
@@ -78,11 +78,11 @@ class SwarmChecks:
         deaf = {peer: error for peer, _, error in told if error is not None}
         return judge_introducers(self._knocks, greetings, deaf)
 
-    async def _meet(self, peer: PeerId, addr: str) -> tuple[PeerId, Greeting, PeerUnreachable | None]:
+    async def _meet(self, peer: PeerId, addr: str) -> tuple[PeerId, Greeting, SwarmError | None]:
         greeting = asyncio.create_task(greet(self._joined.peer, peer, (addr,)))
         try:
             await self._time_of(peer)
-        except PeerUnreachable as error:
+        except (PeerUnreachable, WrongSwarmKey) as error:
             return peer, await greeting, error
         return peer, await greeting, None
 

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from swarm.blocks import open_checkpoint
+from swarm.directory import Directory
 from swarm.doctor import Level
 from swarm.errors import Busy
-from swarm.network import Closed, Identity, parse_addr
+from swarm.network import Closed, Identity, NetworkConfig, Peer, parse_addr
+from swarm.swarm_key import SwarmKey
 from swarm.types import Span
 from tests.builders import make_llama
 from tests.directory.members import member
@@ -97,6 +99,24 @@ async def test_of_several_bootstrap_peers_the_dead_one_is_named(ward: Ward, diag
     assert dead in faults(found)[0].text and ward.addr not in faults(found)[0].text
     alone = await diagnose("--initial-peers", dead)
     assert codes(alone) == ["SW03"] and alone[-1].level is Level.WARNING
+
+
+async def test_a_wrong_swarm_key_is_told_from_a_dead_bootstrap(ward: Ward, diagnose: Examine, tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    SwarmKey.generate().write(ours)
+    SwarmKey.generate().write(theirs)
+    network = NetworkConfig(swarm_key=SwarmKey.read(theirs))
+    async with Peer.open(network) as peer, Directory.open(peer):
+        await peer.serve(lambda channel: Closed(Busy("not now")))
+        private = str(peer.addrs[0])
+        for key in ([], ["--swarm-key", str(ours)]):
+            found = await diagnose("--initial-peers", private, *key)
+            assert codes(found) == ["SW04"]
+            assert private in faults(found)[0].text and "--swarm-key" in faults(found)[0].remedy
+        assert codes(await diagnose("--initial-peers", private, "--swarm-key", str(theirs))) == []
+        both = await diagnose(ward.model("tiny"), "--initial-peers", ward.addr, private)
+        assert codes(both) == ["SW04"] and ward.addr not in faults(both)[0].text
+    assert codes(await diagnose("--initial-peers", ward.addr, "--swarm-key", str(ours))) == ["SW04"]
 
 
 async def test_a_server_of_another_protocol_version_is_told_with_both_versions(ward: Ward, diagnose: Examine) -> None:

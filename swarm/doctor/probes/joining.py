@@ -14,6 +14,7 @@ from swarm.directory import Timeouts as DirectoryTimeouts
 from swarm.doctor.config import DoctorConfig
 from swarm.errors import AddressInUse, Busy
 from swarm.network import Closed, NetworkConfig, Peer, Timeouts
+from swarm.swarm_key import SwarmKey
 
 NETWORK = Timeouts(startup=6.0, dial=2.5, direct=1.5, hello=2.5, ask=2.5, close=0.5)
 """Shorter than a server's: a look that takes longer finds nothing that it can still tell."""
@@ -44,20 +45,22 @@ def listening(config: DoctorConfig) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def join(config: DoctorConfig, addrs: Sequence[Multiaddr]) -> AsyncIterator[Joined]:
+async def join(config: DoctorConfig, addrs: Sequence[Multiaddr], key: SwarmKey | None) -> AsyncIterator[Joined]:
     """Take part in the swarm until the block is left.
 
     Raises:
         AddressInvalid: An address to listen at or to announce that cannot work.
         DaemonDied: Our own libp2p daemon does not start.
     """
-    taken, server = (
-        None,
-        NetworkConfig(
-            host_maddrs=listening(config), announce_maddrs=config.announce_maddrs, use_relays=False, timeouts=NETWORK
-        ),
+    taken = None
+    server = NetworkConfig(
+        host_maddrs=listening(config),
+        announce_maddrs=config.announce_maddrs,
+        use_relays=False,
+        timeouts=NETWORK,
+        swarm_key=key,
     )
-    client = NetworkConfig(is_listening=False, timeouts=NETWORK)
+    client = NetworkConfig(is_listening=False, timeouts=NETWORK, swarm_key=key)
     async with AsyncExitStack() as stack:
         try:
             peer = await stack.enter_async_context(Peer.open(server if config.is_for_a_server else client))

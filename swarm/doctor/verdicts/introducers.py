@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from swarm.doctor.findings import Code, Finding, fault, ok, warning
 from swarm.doctor.probes.knocks import Knock
 from swarm.doctor.probes.visits import Greeting
-from swarm.errors import PeerUnreachable, VersionMismatch
+from swarm.errors import SwarmError, VersionMismatch, WrongSwarmKey
 from swarm.types import PeerId
 
 CHECK = "initial peers"
 
 
 def judge_introducers(
-    knocks: Sequence[Knock], greetings: Mapping[PeerId, Greeting], deaf: Mapping[PeerId, PeerUnreachable]
+    knocks: Sequence[Knock], greetings: Mapping[PeerId, Greeting], deaf: Mapping[PeerId, SwarmError]
 ) -> list[Finding]:
     """Judge each initial peer by itself; one that is there at another of its addresses is no fault.
 
@@ -38,13 +38,16 @@ def _judge(
     knock: Knock,
     knocks: Sequence[Knock],
     greetings: Mapping[PeerId, Greeting],
-    deaf: Mapping[PeerId, PeerUnreachable],
+    deaf: Mapping[PeerId, SwarmError],
 ) -> Finding | None:
     peer, about = knock.wanted, (knock.addr, knock.wanted)
     greeting = greetings.get(peer)
     if knock.is_reached or not knock.can_tell:
         if greeting is not None and isinstance(greeting.error, VersionMismatch):
             return fault(CHECK, Code.VERSION_MISMATCH, f"{knock.addr}: {greeting.error}", _UPDATE, *about)
+        if greeting is not None and isinstance(greeting.error, WrongSwarmKey):
+            text = f"initial peer {knock.addr} is of another swarm: {greeting.error}"
+            return fault(CHECK, Code.WRONG_SWARM_KEY, text, KEY_REMEDY, *about)
         if peer in deaf:
             text = f"initial peer {knock.addr}{' listens, but' if knock.is_reached else ':'} {deaf[peer]}"
             return fault(CHECK, Code.BOOTSTRAP_DEAD, text, "name another member of the swarm instead", *about)
@@ -60,6 +63,9 @@ def _judge(
     return judged(CHECK, Code.BOOTSTRAP_DEAD, text, remedy, *about)
 
 
+KEY_REMEDY = (
+    "give --swarm-key the key file of that swarm, or `swarm join` its line; none for a swarm that is open to all"
+)
 _UPDATE = "update the older of the two"
 
 

@@ -10,7 +10,7 @@ from swarm.doctor.probes.hosts import Here, Scope, scope_of
 from swarm.doctor.probes.knocks import Knock
 from swarm.doctor.probes.visits import Visit
 from swarm.doctor.verdicts.places import misplaced
-from swarm.errors import VersionMismatch
+from swarm.errors import VersionMismatch, WrongSwarmKey
 from swarm.planning.coverage import format_spans
 from swarm.types import Reach, ServerRecord, Span
 
@@ -40,6 +40,9 @@ def judge_server(visit: Visit, around: Surroundings) -> Finding | None:
     if isinstance(visit.greeting.error, VersionMismatch):
         text = f"{name_of(record)}: {visit.greeting.error}"
         return fault(CHECK, Code.VERSION_MISMATCH, text, "update the older of the two", record.peer)
+    if isinstance(visit.greeting.error, WrongSwarmKey):
+        text = f"{name_of(record)} is of another swarm: {visit.greeting.error}"
+        return fault(CHECK, Code.WRONG_SWARM_KEY, text, "its owner gives it this swarm's --swarm-key", record.peer)
     is_reached = visit.greeting.error is None
     if why := misplaced(record.addrs, around.others, around.here, is_reached=is_reached):
         remedy = (
