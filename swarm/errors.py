@@ -16,6 +16,7 @@ SwarmError
 ├── RemoteError           a peer misbehaved
 │   ├── ProtocolError         bytes or fields that break the wire format
 │   ├── VersionMismatch       no common protocol version
+│   ├── WrongSwarmKey         of another private swarm than ours, or one of us of none
 │   ├── HopRefused            a server said no to this request, and would again
 │   ├── HopFailed             a server failed while it computed
 │   └── BadResult             a result of the wrong shape, or with non-finite numbers
@@ -154,6 +155,12 @@ class BadResult(RemoteError):
     """A result of the wrong shape or dtype, or with numbers that are not finite."""
 
     code = 34
+
+
+class WrongSwarmKey(RemoteError):
+    """The peer has another swarm key than we have, or one of us has none: it is of another swarm."""
+
+    code = 35
 
 
 class PeerUnreachable(UnavailableError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import psutil
@@ -13,6 +15,10 @@ from hypothesis import settings
 # No deadline: the cores may be busy with other work, and how long an example took is not what is tested.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+# The swarm that whoever runs the tests has joined is none of theirs, nor that of the processes they start.
+_SETTINGS = tempfile.TemporaryDirectory(prefix="swarm-tests-")
+os.environ |= {"SWARM_CONFIG": f"{_SETTINGS.name}/config", "SWARM_PEERS": f"{_SETTINGS.name}/peers"}
 
 # A test run that is told to end unwinds, so that its fixtures stop the processes that they started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -33,9 +33,12 @@ ROOMS = {
     "clock": _room(GROUND),
     "log": _room(GROUND),
     "flag": _room(GROUND),
+    "private_file": _room(GROUND),
+    "swarm_key": _room(1, "cryptography"),
     "wire": _room(1, "msgpack"),
     "blocks": _room(1, "torch transformers safetensors gguf numpy huggingface_hub tqdm"),
     "web": _room(1, "aiohttp prometheus_client yarl"),
+    "membership": _room(2, "multiaddr"),
     "network": _room(2, "hivemind multiaddr cryptography psutil"),
     "directory": _room(3, "hivemind multiaddr msgpack"),
     "planning": _room(3),
@@ -48,8 +51,8 @@ ROOMS = {
     "chat": _room(TOP),
     "status": _room(TOP),
     "demo": _room(TOP, "transformers"),
-    "doctor": _room(TOP),
-    "cli": _room(TOP, "uvloop"),
+    "doctor": _room(TOP, "multiaddr psutil"),
+    "cli": _room(TOP, "uvloop psutil"),
     "__init__": _room(TOP + 1),
 }
 FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
@@ -65,6 +68,7 @@ BROAD_HANDLERS = {
     "directory/announcer.py": "a periodic task: the server goes on, the next round may do better",
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
+    "doctor/checks.py": "what a thread raises is raised again where it is awaited",
     "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
     "server/batcher.py": "whatever a step does, the server goes on",
     "server/engine.py": "what a called function raises is raised again where it is awaited",
@@ -79,6 +83,7 @@ BROAD_HANDLERS = {
 """Files that may catch Exception without raising it again, and why."""
 
 ENVIRONMENT_READERS: dict[str, str] = {
+    "membership/folders.py": "where settings and cache lie, for the library as for the command line",
     "blocks/files/bundled.py": "where the cache lies, for the library as for the command line",
 }
 """Files below the command line that may read the environment, and why."""

@@ -132,7 +132,7 @@ def test_help_of_a_command_does_not_load_torch(command: Command) -> None:
         "import runpy, sys\n"
         "sys.argv[1:] = ['--help']\n"
         "try:\n"
-        f"    runpy.run_module('swarm.{command.name}', run_name='__main__')\n"
+        f"    runpy.run_module('{command.target}', run_name='__main__')\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0\n"
         "assert 'torch' not in sys.modules\n"

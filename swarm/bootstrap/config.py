@@ -34,6 +34,12 @@ class BootstrapConfig:
     initial_peers: tuple[str, ...] = field(
         default=(), metadata=flag("other bootstrap peers or members of the swarm, if there are any", metavar="ADDR")
     )
+    swarm_key: str | None = field(
+        default=None, metadata=flag("key file of a private swarm; left out: as `swarm join` has it", metavar="FILE")
+    )
+    new_swarm: bool = field(
+        default=False, metadata=flag("begin a swarm of its own, whichever was joined with `swarm join`")
+    )
     debug: bool = field(default=False, metadata=flag("log more, and show tracebacks"))
 
     def __post_init__(self) -> None:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from swarm.bootstrap.config import BootstrapConfig
 from swarm.directory import Directory
 from swarm.errors import DaemonDied, HopRefused
+from swarm.membership import Joined
 from swarm.network import Closed, NetworkConfig, Peer, best_first, parse_addrs
 
 
-async def introduce(config: BootstrapConfig) -> None:
+async def introduce(config: BootstrapConfig, joined: Joined) -> None:
     """Introduce peers until cancelled; prints the addresses, then the `ready` line, when others can come.
 
     Raises:
         AddressInvalid, AddressInUse, IdentityInUse, UsageError: The configuration cannot work.
         DaemonDied: The libp2p daemon ended, or gives no address to dial.
     """
-    initial_peers = parse_addrs(config.initial_peers)
+    initial_peers = parse_addrs(joined.peers)
     network = NetworkConfig(
         host_maddrs=config.host_maddrs or (f"/ip4/0.0.0.0/tcp/{config.port}",),
         announce_maddrs=config.announce_maddrs,
         identity_path=config.identity_path,
         use_direct=False,  # there is nothing to push here
+        swarm_key=joined.key,
     )
     async with Peer.open(network) as peer, Directory.open(peer, initial_peers=initial_peers):
         if not peer.addrs:

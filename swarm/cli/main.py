@@ -27,7 +27,12 @@ class Command:
 COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
-    Command("doctor", "swarm.doctor.__main__", "examine a model on this machine"),
+    Command("init", "swarm.cli.init", "begin a private swarm, and print the line with which others join it"),
+    Command("join", "swarm.cli.join", "be in the swarm of a join line, from now on"),
+    Command("invite", "swarm.cli.invite", "print the join line of the swarm that you are in"),
+    Command("leave", "swarm.cli.leave", "forget the swarm joined last"),
+    Command("keygen", "swarm.cli.keygen", "make a key for a private swarm, in a file"),
+    Command("doctor", "swarm.doctor.__main__", "find out what is wrong: here, in the swarm, or with a model"),
     Command(
         "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
     ),

@@ -1,40 +1,29 @@
-"""Which swarm to join: the peers asked first."""
+"""Which swarm a command joins."""
 
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Sequence
-from importlib import resources
 
-from swarm.errors import UsageError
+from swarm.membership import Joined, choose_swarm
 
 
-def initial_peers(config_peers: Sequence[str], new_swarm: bool) -> tuple[str, ...]:
-    """Return the multiaddrs to dial first: those given, else the packaged public ones; none for a new swarm.
+def which_swarm(initial_peers: Sequence[str], *, new_swarm: bool = False, swarm_key: str | None = None) -> Joined:
+    """Return the peers to ask first, and the swarm's key.
 
-    Joining the public swarm is told in one line on stderr, since strangers will then serve the blocks. The
-    addresses are not parsed here.
+    Those of `initial_peers` if there are any, else those of the swarm joined last, else the packaged public ones,
+    which one line on stderr tells: strangers will then serve the blocks. The addresses are not parsed here.
+
+    Args:
+        initial_peers: As the flag says.
+        new_swarm: Nobody is asked.
+        swarm_key: The file that the flag says; it counts in all cases.
 
     Raises:
-        UsageError: Both are given, or nobody is given and the package lists nobody.
+        UsageError: Flags that exclude each other, a file that cannot be used, or nobody to ask.
     """
-    if new_swarm and config_peers:
-        raise UsageError("--new-swarm and --initial-peers exclude each other; give one of them")
-    if new_swarm:
-        return ()
-    if config_peers:
-        return tuple(config_peers)
-    public = public_peers()
-    if not public:
-        raise UsageError(
-            "no peer to join and no public one is packaged; give --initial-peers ADDR, or --new-swarm to start a swarm"
-        )
-    print(f"joining the PUBLIC swarm through {', '.join(public)}", file=sys.stderr, flush=True)
-    return public
+    return choose_swarm(initial_peers, tell=_tell, new_swarm=new_swarm, swarm_key=swarm_key)
 
 
-def public_peers() -> tuple[str, ...]:
-    """Return the packaged multiaddrs of public bootstrap peers (`swarm/data/peers.toml`)."""
-    text = resources.files("swarm").joinpath("data/peers.toml").read_text(encoding="utf-8")
-    return tuple(tomllib.loads(text)["initial_peers"])
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

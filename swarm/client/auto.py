@@ -23,6 +23,11 @@ from swarm.client.connection import Connection
 from swarm.client.model import SwarmForCausalLM
 from swarm.client.opening import Model
 from swarm.errors import ModelNotFound, UsageError
+from swarm.log import get_logger
+from swarm.membership import choose_swarm
+from swarm.swarm_key import SwarmKey
+
+logger = get_logger(__name__)
 
 _connections: dict[tuple[int, ClientConfig], Connection] = {}
 _lock = threading.Lock()
@@ -37,6 +42,7 @@ class AutoModelForCausalLM:
         model: str | os.PathLike[str] | None = None,
         *,
         initial_peers: Sequence[str] = (),
+        swarm_key: str | os.PathLike[str] | SwarmKey | None = None,
         dtype: str | Any = "auto",
         **options: Any,
     ) -> SwarmForCausalLM:
@@ -44,18 +50,21 @@ class AutoModelForCausalLM:
 
         Args:
             model: Folder, .gguf file, hub id or bundled name; left out, the swarm's only model.
-            initial_peers: Multiaddrs of any peers of the swarm.
+            initial_peers: Multiaddrs of any peers of the swarm; left out, of the one joined last with `swarm join`,
+                else of the public one.
+            swarm_key: The file of a private swarm's key; left out with the peers, it is that of the swarm joined last.
             dtype: Of embeddings, norm and head: "auto", a name, or a torch.dtype.
             options: Fields of `ClientConfig`.
 
         Raises:
             SwarmUnreachable: No initial peer answers.
+            WrongSwarmKey: They are of a swarm with another key, or with none, or a key is missing here.
             AddressInvalid: One of them is malformed.
             ModelNotFound: No such model here; or none left out, and the swarm serves none or several.
             UnsupportedModel, CheckpointCorrupt: The files cannot be used.
             UsageError: An unknown option.
         """
-        config = _config(initial_peers, options)
+        config = _config(initial_peers, swarm_key, options)
         connection = _connect(config)
         name = str(model) if model is not None else bridge().run(connection.only_model())
         checkpoint = _open(name, was_given=model is not None)
@@ -96,14 +105,17 @@ class AutoTokenizer:
         return TransformersTokenizer.from_pretrained(_converted(path) if path.is_file() else path, **options)
 
 
-def _config(initial_peers: Sequence[str], options: dict[str, Any]) -> ClientConfig:
+def _config(
+    initial_peers: Sequence[str], swarm_key: str | os.PathLike[str] | SwarmKey | None, options: dict[str, Any]
+) -> ClientConfig:
     known = {field.name for field in fields(ClientConfig)}
     unknown = sorted(set(options) - known)
     if unknown:
         raise UsageError(f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-    if isinstance(initial_peers, str) or not initial_peers:
-        raise UsageError("initial_peers: give a list with at least one multiaddr of a peer of the swarm")
-    return ClientConfig(initial_peers=tuple(initial_peers), **options)
+    if isinstance(initial_peers, str):
+        raise UsageError("initial_peers: give a list of multiaddrs of peers of the swarm, not one text")
+    joined = choose_swarm(initial_peers, tell=logger.warning, swarm_key=swarm_key)
+    return ClientConfig(initial_peers=joined.peers, swarm_key=joined.key, **options)
 
 
 def _connect(config: ClientConfig) -> Connection:

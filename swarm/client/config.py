@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from swarm.errors import UsageError
+from swarm.swarm_key import SwarmKey
 from swarm.wire.limits import MAX_PRIORITY
 from swarm.wire.messages import CODECS
 
@@ -36,6 +38,7 @@ class ClientConfig:
 
     Attributes:
         initial_peers: Multiaddrs of any peers of the swarm, each ending in /p2p/ID.
+        swarm_key: The key of a private swarm, or its file.
         codec: How activations travel: "auto" is the widest dtype among the route's hops; "int8" is a quarter of
             float32, with a bounded error. In "float32" nothing is rounded on the way: the text depends neither on
             where the model is split nor on hops that are replaced in the middle of it.
@@ -49,12 +52,22 @@ class ClientConfig:
     """
 
     initial_peers: tuple[str, ...]
+    swarm_key: str | SwarmKey | None = None
     codec: str = "auto"
     chunk_tokens: int = 128
     view_age: float = 5.0
     priority: int = 0
     reuse_prefixes: bool = True
     timeouts: Timeouts = field(default_factory=Timeouts)
+
+    @property
+    def key(self) -> SwarmKey | None:
+        """The key itself.
+
+        Raises:
+            UsageError: Its file cannot be used.
+        """
+        return SwarmKey.read(Path(self.swarm_key)) if isinstance(self.swarm_key, str) else self.swarm_key
 
     def __post_init__(self) -> None:
         if self.codec != "auto" and self.codec not in CODECS:

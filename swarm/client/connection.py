@@ -59,7 +59,7 @@ class Connection:
         """Join the swarm.
 
         Raises:
-            SwarmUnreachable: No initial peer answers within the join timeout.
+            SwarmUnreachable, WrongSwarmKey: No initial peer answers within the join timeout, or none is of our swarm.
         """
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._live(started))
@@ -190,7 +190,7 @@ class Connection:
 
     async def _live(self, started: asyncio.Future[None]) -> None:
         try:
-            network = NetworkConfig(is_listening=False)
+            network = NetworkConfig(is_listening=False, swarm_key=self.config.key)
             async with (
                 Peer.open(network) as self._peer,
                 Directory.open(self._peer, initial_peers=self._initial_peers, client_mode=True) as self._directory,

@@ -22,10 +22,11 @@ class Fleet:
         servers: Those that run, by name.
     """
 
-    def __init__(self, folder: Path, flags: Sequence[str]) -> None:
+    def __init__(self, folder: Path, flags: Sequence[str], swarm_key: Path | None = None) -> None:
         self.folder = folder
         self.servers: dict[str, Process] = {}
-        self._flags = tuple(flags)
+        self._key = ("--swarm-key", str(swarm_key)) if swarm_key else ()
+        self._flags = (*self._key, *flags)
         self._peers: dict[PeerId, str] = {}
         self._commands: dict[str, tuple[str, ...]] = {}
         self.bootstrap, self.addr = self._start_bootstrap(LOOPBACK)
@@ -94,7 +95,7 @@ class Fleet:
 
     def _start_bootstrap(self, where: Sequence[str]) -> tuple[Process, str]:
         key = str(self.folder / "bootstrap.key")
-        words = ["swarm.bootstrap", "--identity-path", key, *where]
+        words = ["swarm.bootstrap", "--new-swarm", "--identity-path", key, *where, *self._key]
         process = Process.start(*words, log=self.folder / "bootstrap.log")
         try:
             return process, process.wait_ready()["addr"]
@@ -104,14 +105,15 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*flags: str) -> Iterator[Fleet]:
+def fleet(*flags: str, swarm_key: Path | None = None) -> Iterator[Fleet]:
     """Run a bootstrap peer, and servers as they are asked for, until the block is left.
 
     Args:
         flags: Of all servers, such as `--threads 1`.
+        swarm_key: Key file of a private swarm; by default it is open to all.
     """
     with tempfile.TemporaryDirectory(prefix="swarm-fleet-") as folder:
-        running = Fleet(Path(folder), flags)
+        running = Fleet(Path(folder), flags, swarm_key)
         try:
             yield running
         finally:

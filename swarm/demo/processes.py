@@ -149,6 +149,7 @@ def local_swarm(
     model: str | None = None,
     server_flags: Sequence[str] = (),
     logs: Path | None = None,
+    swarm_key: Path | None = None,
 ) -> Iterator[LocalSwarm]:
     """Run a bootstrap peer and one server for each entry of `blocks` ("0:10", "12", "auto"); stop them at the end.
 
@@ -157,6 +158,7 @@ def local_swarm(
         model: MODEL of all servers; the bundled one by default.
         server_flags: Further flags of all servers.
         logs: Folder for the processes' stderr; ours by default.
+        swarm_key: Key file of all of them; by default the swarm is open to all.
     """
     running: list[Process] = []
 
@@ -166,9 +168,10 @@ def local_swarm(
         return process
 
     try:
-        bootstrap = start("bootstrap", "swarm.bootstrap", "--host-maddrs", "/ip4/127.0.0.1/tcp/0")
+        key = ["--swarm-key", str(swarm_key)] if swarm_key else []
+        bootstrap = start("bootstrap", "swarm.bootstrap", "--new-swarm", "--host-maddrs", "/ip4/127.0.0.1/tcp/0", *key)
         addr = bootstrap.wait_ready()["addr"]
-        common = ["--initial-peers", addr, "--host-maddrs", "/ip4/127.0.0.1/tcp/0", *server_flags]
+        common = ["--initial-peers", addr, "--host-maddrs", "/ip4/127.0.0.1/tcp/0", *key, *server_flags]
         first = ["swarm.server", *([model] if model else [])]
         servers = tuple(
             start(f"server{index}", *first, "--blocks", wanted, *common) for index, wanted in enumerate(blocks)

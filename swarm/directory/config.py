@@ -23,6 +23,7 @@ class Timeouts:
 
     Attributes:
         join: For all initial peers together at the start; dead ones cost this much at most.
+        patience: For the first of the initial peers, before members met earlier are asked as well.
         join_grace: After the first initial peer answered, how long the others may still take.
         call: For one call to one node of the DHT; a hung one costs this once, then it is left out for a while.
         get: For a whole search: three hung nodes on the way still leave room.
@@ -36,6 +37,7 @@ class Timeouts:
     """
 
     join: float = 3.0
+    patience: float = 0.7
     join_grace: float = 0.3
     call: float = 3.0
     get: float = 10.0

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from multiaddr import Multiaddr
 
 from swarm.clock import Clock, SystemClock
+from swarm.directory.acquaintances import Acquaintances
 from swarm.directory.config import MAX_AHEAD, MAX_MODELS, MAX_REGISTRY_ENTRIES, Timeouts
 from swarm.directory.joining import Joining
 from swarm.directory.node import Node
 from swarm.directory.signed import (
-    REGISTRY_KEY,
     RegistryEntry,
     model_key,
     open_value,
+    registry_key,
     seal_entry,
     seal_record,
 )
 from swarm.directory.swarm_time import SWARM_TIME
-from swarm.errors import DaemonDied, SwarmUnreachable
+from swarm.errors import DaemonDied, SwarmUnreachable, WrongSwarmKey
 from swarm.log import get_logger
 from swarm.network import Peer
 from swarm.types import ModelEntry, PeerId, ServerRecord, ServerState, View
@@ -44,12 +45,14 @@ logger = get_logger(__name__)
 class Directory:
     """Our part of the swarm's directory. Made by `Directory.open`."""
 
-    def __init__(self, peer: Peer, node: Node, joining: Joining, clock: Clock) -> None:
+    def __init__(self, peer: Peer, node: Node, joining: Joining, met: Acquaintances, clock: Clock) -> None:
         self._peer = peer
         self._node = node
         self._joining = joining
+        self._met = met
         self._clock = clock
         self._expiries: dict[str, float] = {}
+        self._key = peer.config.swarm_key
 
     @classmethod
     @asynccontextmanager
@@ -77,15 +80,16 @@ class Directory:
         """
         timeouts = timeouts or Timeouts()
         try:
-            node = await Node.start(peer.p2p, timeouts, is_client=client_mode)
+            node = await Node.start(peer.p2p, timeouts, is_client=client_mode, swarm_key=peer.config.swarm_key)
         except TimeoutError as error:
             raise DaemonDied("the libp2p daemon does not answer; start the process again") from error
         node.hide(is_hidden)
-        joining = Joining(peer, node, initial_peers, timeouts)
-        directory = cls(peer, node, joining, SystemClock())
+        met = Acquaintances.of(peer, initial_peers)
+        joining = Joining(peer, node, initial_peers, timeouts, met.addrs)
+        directory = cls(peer, node, joining, met, SystemClock())
         try:
             await joining.try_all()
-            async with _background(joining):
+            async with _background(joining.stay(), met.keep()):
                 yield directory
         finally:
             await node.stop()
@@ -115,21 +119,33 @@ class Directory:
 
         Raises:
             SwarmUnreachable: Nobody within `timeout` seconds; names each initial peer and why it failed.
+            WrongSwarmKey: Nobody, and an initial peer is of another swarm; at once if all of them are.
         """
         connected = asyncio.Event()
         self._joining.on_joined(connected.set)
         if self.is_connected:
             return
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(0.0 if self._joining.is_hopeless else timeout):
                 await connected.wait()
         except TimeoutError as error:
             reasons = "; ".join(self._joining.failures.values()) or "no initial peers were given"
+            if self._joining.is_refused:
+                raise WrongSwarmKey(reasons) from error
             raise SwarmUnreachable(f"no initial peer answers within {timeout:g} s: {reasons}") from error
 
     def on_joined(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever we were alone and are no more; what we announced before may be known to nobody."""
         self._joining.on_joined(listener)
+
+    async def time_of(self, peer: PeerId) -> float | None:
+        """Return by how many seconds `peer`'s clock is ahead of this machine's; None if it tells no time.
+
+        Raises:
+            PeerUnreachable, WrongSwarmKey: It answers no calls of the directory, or none of ours.
+        """
+        ahead = await self._node.ask_time(peer)
+        return None if ahead is None else ahead + SWARM_TIME.offset
 
     async def announce(self, record: ServerRecord, *, ttl: float) -> bool:
         """Publish our own record for `ttl` seconds, replacing the one before; whether anybody stored it.
@@ -154,7 +170,7 @@ class Directory:
 
     async def withdraw(self, record: ServerRecord) -> None:
         """Say goodbye: an OFFLINE record that outlives the last announced one by a little."""
-        key = model_key(record.model)
+        key = model_key(record.model, self._key)
         expires_at = max(self._expiries.get(key, 0.0), SWARM_TIME.now()) + _GOODBYE_OUTLIVES
         try:
             async with asyncio.timeout(_GOODBYE_TIMEOUT):
@@ -168,7 +184,10 @@ class Directory:
         Raises:
             SwarmUnreachable: The search took too long.
         """
-        records = tuple(record for record in await self._find(model_key(model)) if isinstance(record, ServerRecord))
+        records = tuple(
+            record for record in await self._find(model_key(model, self._key)) if isinstance(record, ServerRecord)
+        )
+        self._met.meet(records)
         alive = tuple(record for record in records if record.state is not ServerState.OFFLINE)
         return View(model=model, records=alive, taken_at=self._clock.unix())
 
@@ -178,7 +197,7 @@ class Directory:
         Raises:
             SwarmUnreachable: A search took too long.
         """
-        entries = [entry for entry in await self._find(REGISTRY_KEY) if isinstance(entry, RegistryEntry)]
+        entries = [entry for entry in await self._find(registry_key(self._key)) if isinstance(entry, RegistryEntry)]
         names = [name for name, _ in Counter(entry.name for entry in entries).most_common(MAX_MODELS)]
         views = await asyncio.gather(*(self.view(name) for name in names))
         served = Counter(
@@ -190,7 +209,7 @@ class Directory:
         )
 
     async def _store(self, record: ServerRecord, expires_at: float) -> bool:
-        key = model_key(record.model)
+        key = model_key(record.model, self._key)
         # The DHT takes a record over an older one only if it expires later.
         expires_at = max(expires_at, self._expiries.get(key, 0.0) + 0.001)
         if await self._store_sealed(key, record, expires_at):
@@ -200,7 +219,7 @@ class Directory:
         return latest >= expires_at and await self._store_sealed(key, record, latest + 0.001)
 
     async def _store_sealed(self, key: str, record: ServerRecord, expires_at: float) -> bool:
-        value = seal_record(record, self._peer.identity, expires_at=expires_at)
+        value = seal_record(record, self._peer.identity, expires_at=expires_at, swarm_key=self._key)
         is_stored = await self._node.store(key, self._peer.peer_id, value, expires_at)
         if is_stored:
             self._expiries[key] = expires_at
@@ -209,8 +228,8 @@ class Directory:
     async def _register(self, record: ServerRecord, ttl: float) -> None:
         now = SWARM_TIME.now()
         others = 0
-        for subkey, (value, expires_at) in (await self._node.get(REGISTRY_KEY)).items():
-            entry = open_value(REGISTRY_KEY, subkey, value, expires_at)
+        for subkey, (value, expires_at) in (await self._node.get(registry_key(self._key))).items():
+            entry = open_value(registry_key(self._key), subkey, value, expires_at, self._key)
             is_same = isinstance(entry, RegistryEntry) and entry.name == record.model
             if is_same and subkey != self._peer.peer_id and expires_at > now + ttl / 3:
                 others += 1
@@ -218,8 +237,8 @@ class Directory:
             return
         entry = RegistryEntry(record.model, record.fingerprint, record.num_blocks)
         expires_at = now + ttl
-        value = seal_entry(entry, self._peer.identity, expires_at=expires_at)
-        await self._node.store(REGISTRY_KEY, self._peer.peer_id, value, expires_at)
+        value = seal_entry(entry, self._peer.identity, expires_at=expires_at, swarm_key=self._key)
+        await self._node.store(registry_key(self._key), self._peer.peer_id, value, expires_at)
 
     async def _find(self, key: str) -> list[ServerRecord | RegistryEntry]:
         try:
@@ -230,19 +249,20 @@ class Directory:
         opened = []
         for subkey, (value, expires_at) in found.items():
             if now < expires_at <= now + MAX_AHEAD:
-                opened.append(_localised(open_value(key, subkey, value, expires_at)))
+                opened.append(_localised(open_value(key, subkey, value, expires_at, self._key)))
         return [each for each in opened if each is not None]
 
 
 @asynccontextmanager
-async def _background(joining: Joining) -> AsyncIterator[None]:
-    # Not a TaskGroup: it would wrap what the block raises, and this one task handles its own faults.
-    task = asyncio.create_task(joining.stay())
+async def _background(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    # Not a TaskGroup: it would wrap what the block raises, and these tasks handle their own faults.
+    tasks = [asyncio.create_task(each) for each in work]
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _localised(found: ServerRecord | RegistryEntry | None) -> ServerRecord | RegistryEntry | None:

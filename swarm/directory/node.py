@@ -17,17 +17,24 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from hivemind.dht import DHTNode
+from hivemind.dht.protocol import DHTProtocol
 from hivemind.dht.routing import DHTID
 from hivemind.dht.storage import DictionaryDHTValue
-from hivemind.p2p import P2PDaemonError, PeerID
+from hivemind.p2p import P2PDaemonError, P2PHandlerError, PeerID
 from hivemind.proto import dht_pb2
 from hivemind.utils.timed_storage import ValueWithExpiration
 
 from swarm.directory.config import NUM_REPLICAS, Timeouts
-from swarm.directory.signed import SignedRecords
+from swarm.directory.gate import Answers, Calls, Gate
+from swarm.directory.signed import SignedRecords, Value
 from swarm.directory.swarm_time import SWARM_TIME, install
+from swarm.errors import PeerUnreachable
 from swarm.log import get_logger
+from swarm.swarm_key import SwarmKey
 from swarm.types import PeerId
+
+CALL_FAILURES = (TimeoutError, OSError, EOFError, P2PDaemonError, P2PHandlerError)
+"""What a call to another node can end with."""
 
 logger = get_logger(__name__)
 
@@ -38,15 +45,18 @@ _Stored = tuple[bytes, bytes, float]
 class Node:
     """One node of the DHT on a peer's P2P."""
 
-    def __init__(self, node: Any, timeouts: Timeouts, taken: dict[_Stored, bool], *, is_client: bool) -> None:
+    def __init__(
+        self, node: Any, timeouts: Timeouts, taken: dict[_Stored, bool], gate: Gate | None, *, is_client: bool
+    ) -> None:
         self._node = node
+        self._gate = gate
         self._timeouts = timeouts
         self._taken = taken
         self._is_client = is_client
 
     @classmethod
-    async def start(cls, p2p: Any, timeouts: Timeouts, *, is_client: bool) -> Node:
-        """Start a node that knows nobody yet.
+    async def start(cls, p2p: Any, timeouts: Timeouts, *, is_client: bool, swarm_key: SwarmKey | None = None) -> Node:
+        """Start a node that knows nobody yet, and takes part in the directory of those who have the same key.
 
         Raises:
             TimeoutError: The daemon did not answer.
@@ -58,16 +68,19 @@ class Node:
                 node_id=_place(p2p.peer_id),
                 num_replicas=NUM_REPLICAS,
                 wait_timeout=timeouts.call,
-                client_mode=is_client,
-                record_validator=SignedRecords(),
+                client_mode=is_client or swarm_key is not None,  # a private swarm's calls are put behind a gate first
+                record_validator=SignedRecords(swarm_key),
                 # A view must be fresh, and caches would spread goodbyes late; refreshing them also leaves tasks behind.
                 cache_locally=False,
                 cache_nearest=0,
                 cache_on_store=False,
                 cache_refresh_before_expiry=0,
             )
-        taken = _guard(node.protocol)
-        return cls(node, timeouts, taken, is_client=is_client)
+            taken = _guard(node.protocol)
+            gate = None if swarm_key is None else Gate(swarm_key, p2p.peer_id)
+            if gate is not None:
+                await _put_behind(gate, node.protocol, is_client=is_client)
+        return cls(node, timeouts, taken, gate, is_client=is_client)
 
     @property
     def neighbours(self) -> tuple[PeerId, ...]:
@@ -108,12 +121,26 @@ class Node:
             await protocol.update_routing_table(DHTID.from_bytes(answer.peer.node_id), remote, responded=True)
         return float(answer.dht_time) - midway if answer.dht_time else None
 
+    async def ask_time(self, peer: PeerId) -> float | None:
+        """As `ping`, with whatever makes the call fail in one class.
+
+        Raises:
+            PeerUnreachable: It does not answer.
+            WrongSwarmKey: It answers as nobody of our swarm does.
+        """
+        try:
+            async with asyncio.timeout(self._timeouts.call):
+                return await self.ping(peer)
+        except CALL_FAILURES as error:
+            why = " ".join(str(error).split())[-160:] or type(error).__name__
+            raise PeerUnreachable(f"peer {peer} answers no calls of the directory: {why}") from error
+
     async def look_around(self) -> None:
         """Search for our own id, which fills the routing table and makes us known."""
         async with asyncio.timeout(self._timeouts.get):
             await self._node.find_nearest_nodes([self._node.node_id])
 
-    async def store(self, key: str, subkey: PeerId, value: list[bytes], expires_at: float) -> bool:
+    async def store(self, key: str, subkey: PeerId, value: Value, expires_at: float) -> bool:
         """Store a value; whether at least one node took it.
 
         Raises:
@@ -124,9 +151,9 @@ class Node:
         try:
             async with asyncio.timeout(self._timeouts.store):
                 last = await self._node.store(key, value, expires_at, subkey=subkey, exclude_self=self.is_hidden)
-            return bool(last) or self._taken[entry]
+            return bool(last) or self._taken.get(entry, False)
         finally:
-            del self._taken[entry]
+            self._taken.pop(entry, None)
 
     async def get(self, key: str) -> dict[object, tuple[object, float]]:
         """Return the newest values under `key` by subkey, each with its expiry in the swarm's time.
@@ -144,6 +171,9 @@ class Node:
         """Take no calls any more."""
         try:
             async with asyncio.timeout(self._timeouts.close):
+                if self._gate is not None and not self._is_client:
+                    await self._node.protocol.remove_p2p_handlers(self._node.p2p, namespace=self._gate.namespace)
+                    self._node.protocol.client_mode = True  # there are no others to be removed
                 await self._node.shutdown()
         except (TimeoutError, OSError, P2PDaemonError) as error:  # the daemon may be gone already
             logger.debug("node did not stop in order: %s", error)
@@ -151,6 +181,20 @@ class Node:
 
 def _place(peer: PeerID) -> DHTID:
     return DHTID.generate(source=peer.to_bytes())
+
+
+async def _put_behind(gate: Gate, protocol: Any, *, is_client: bool) -> None:
+    """Let a node that takes no calls yet make and take those of a private swarm."""
+
+    def get_stub(peer: PeerID) -> Calls:
+        stub = super(DHTProtocol, protocol).get_stub(protocol.p2p, peer, namespace=gate.namespace)
+        return Calls(gate, stub, peer)
+
+    protocol.get_stub = get_stub
+    if not is_client:
+        protocol.client_mode = False
+        protocol.node_info = dht_pb2.NodeInfo(node_id=protocol.node_id.to_bytes())
+        await protocol.add_p2p_handlers(protocol.p2p, Answers(gate, protocol), namespace=gate.namespace)
 
 
 def _guard(protocol: Any) -> dict[_Stored, bool]:

@@ -6,6 +6,9 @@ belongs under follows from the record itself, so that none can be stored anywher
 
 - `swarm/1/model/NAME` holds the servers' records of one model,
 - `swarm/1/models` holds entries [model's name, fingerprint, number of blocks].
+
+In a private swarm each key is `swarm/1/private/` and a keyed hash of these, and each value is sealed with the swarm's
+key, bound to its key and subkey: who has no key can read neither models' names nor who serves what.
 """
 
 from __future__ import annotations
@@ -25,18 +28,26 @@ from swarm.directory.config import MAX_AHEAD
 from swarm.directory.swarm_time import SWARM_TIME
 from swarm.errors import ProtocolError
 from swarm.network import Identity, verify
+from swarm.swarm_key import SwarmKey
 from swarm.types import PeerId, ServerRecord
 from swarm.wire.fields import integer, text
 from swarm.wire.limits import MAX_BLOCKS
 from swarm.wire.records import MAX_RECORD_BYTES, decode_record, encode_record
 
 REGISTRY_KEY = "swarm/1/models"
+"""In a swarm that is open to all; see `registry_key`."""
 
 _DOMAIN = b"swarm/1/record\0"
 """First in what is signed: a signature made for anything else of ours is not valid here."""
 
-_ENVELOPE_BYTES = 128
+_KEYS, _VALUES = "directory: keys", "directory: values"
+"""What a private swarm's key is used for here."""
+
+_ENVELOPE_BYTES = 192
 _EXPIRY = struct.Struct("<d")
+
+Value = list[bytes] | bytes
+"""What is stored: payload and signature; in a private swarm sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +62,38 @@ class RegistryEntry:
 _ENTRY_CHECKS = (text(256), text(64), integer(1, MAX_BLOCKS))
 
 
-def model_key(model: str) -> str:
+def model_key(model: str, swarm_key: SwarmKey | None = None) -> str:
     """Return the DHT key of a model's records."""
-    return f"swarm/1/model/{model}"
+    return _hidden(f"swarm/1/model/{model}", swarm_key)
 
 
-def seal_record(record: ServerRecord, identity: Identity, *, expires_at: float) -> list[bytes]:
+def registry_key(swarm_key: SwarmKey | None = None) -> str:
+    """Return the DHT key of the models' list."""
+    return _hidden(REGISTRY_KEY, swarm_key)
+
+
+def seal_record(
+    record: ServerRecord, identity: Identity, *, expires_at: float, swarm_key: SwarmKey | None = None
+) -> Value:
     """Return the signed value for `record`; `expires_at` is in the swarm's time."""
-    return _seal(model_key(record.model), encode_record(record), identity, expires_at)
+    return _seal(model_key(record.model, swarm_key), encode_record(record), identity, expires_at, swarm_key)
 
 
-def seal_entry(entry: RegistryEntry, identity: Identity, *, expires_at: float) -> list[bytes]:
+def seal_entry(
+    entry: RegistryEntry, identity: Identity, *, expires_at: float, swarm_key: SwarmKey | None = None
+) -> Value:
     """Return the signed value for a registry entry; `expires_at` is in the swarm's time."""
     payload = cast(bytes, msgpack.packb([entry.name, entry.fingerprint, entry.num_blocks]))
-    return _seal(REGISTRY_KEY, payload, identity, expires_at)
+    return _seal(registry_key(swarm_key), payload, identity, expires_at, swarm_key)
 
 
-def open_value(key: str, subkey: object, value: object, expires_at: float) -> ServerRecord | RegistryEntry | None:
+def open_value(
+    key: str, subkey: object, value: object, expires_at: float, swarm_key: SwarmKey | None = None
+) -> ServerRecord | RegistryEntry | None:
     """Return what a value found under `key` says, or None if it breaks any rule; never raises."""
     try:
         packed = msgpack.packb(value)
-        return _open(_key_bytes(key), msgpack.packb(subkey), packed, float(expires_at))
+        return _open(_key_bytes(key), msgpack.packb(subkey), packed, float(expires_at), swarm_key)
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -83,17 +105,25 @@ class SignedRecords(RecordValidatorBase):
     second of a record must not hide the others. Readers skip them.
     """
 
+    def __init__(self, swarm_key: SwarmKey | None = None) -> None:
+        self._swarm_key = swarm_key
+
     def validate(self, record: DHTRecord) -> bool:
         """Whether `record` is one of ours, signed by its subkey's peer, and does not expire too late."""
         expires_at = record.expiration_time
         if not math.isfinite(expires_at) or expires_at > SWARM_TIME.now() + MAX_AHEAD:
             return False
-        return _open(record.key, record.subkey, record.value, expires_at) is not None
+        return _open(record.key, record.subkey, record.value, expires_at, self._swarm_key) is not None
 
 
-def _seal(key: str, payload: bytes, identity: Identity, expires_at: float) -> list[bytes]:
-    subkey = msgpack.packb(identity.peer_id)
-    return [payload, identity.sign(_signed_bytes(_key_bytes(key), subkey, expires_at, payload))]
+def _hidden(key: str, swarm_key: SwarmKey | None) -> str:
+    return key if swarm_key is None else f"swarm/1/private/{swarm_key.prove(_KEYS, key.encode()).hex()}"
+
+
+def _seal(key: str, payload: bytes, identity: Identity, expires_at: float, swarm_key: SwarmKey | None = None) -> Value:
+    place, subkey = _key_bytes(key), msgpack.packb(identity.peer_id)
+    pair = [payload, identity.sign(_signed_bytes(place, subkey, expires_at, payload))]
+    return pair if swarm_key is None else swarm_key.seal(_VALUES, msgpack.packb(pair), place=place + subkey)
 
 
 def _signed_bytes(key: bytes, subkey: bytes, expires_at: float, payload: bytes) -> bytes:
@@ -106,22 +136,34 @@ def _key_bytes(key: str) -> bytes:
 
 # Each search brings the same records from up to 20 nodes; checking a signature takes 170 us.
 @lru_cache(maxsize=8192)
-def _open(key: bytes, subkey: bytes, value: bytes, expires_at: float) -> ServerRecord | RegistryEntry | None:
+def _open(
+    key: bytes, subkey: bytes, value: bytes, expires_at: float, swarm_key: SwarmKey | None
+) -> ServerRecord | RegistryEntry | None:
     if len(value) > MAX_RECORD_BYTES + _ENVELOPE_BYTES or len(subkey) > _ENVELOPE_BYTES:
         return None
     try:
         peer = msgpack.unpackb(subkey)
+        if swarm_key is not None:
+            value = _unsealed(key, subkey, value, swarm_key)
         payload, signature = _unpack_pair(value)
         if not isinstance(peer, str) or not verify(
             PeerId(peer), signature, _signed_bytes(key, subkey, expires_at, payload)
         ):
             return None
-        if key == _key_bytes(REGISTRY_KEY):
+        if key == _key_bytes(registry_key(swarm_key)):
             return _decode_entry(payload)
         record = decode_record(payload, expires_at=expires_at)
     except Exception:  # msgpack raises half a dozen unrelated classes on garbage; all of them mean: not ours
         return None
-    return record if record.peer == peer and key == _key_bytes(model_key(record.model)) else None
+    return record if record.peer == peer and key == _key_bytes(model_key(record.model, swarm_key)) else None
+
+
+def _unsealed(key: bytes, subkey: bytes, value: bytes, swarm_key: SwarmKey) -> bytes:
+    sealed: Any = msgpack.unpackb(value)
+    found = swarm_key.unseal(_VALUES, sealed, place=key + subkey) if isinstance(sealed, bytes) else None
+    if found is None:
+        raise ProtocolError("value is not of this private swarm")
+    return found
 
 
 def _unpack_pair(value: bytes) -> tuple[bytes, bytes]:

@@ -1,9 +1,9 @@
 """A channel: the one long-lived framed stream from a dialling peer to a dialled one.
 
 All sessions between the two go through it, told apart by their ids inside the messages. It begins
-with the dialler's Hello, which the other side answers with its own, or with an Error. Both send at
-least a Ping per `heartbeat_interval`, so that whoever hears nothing for `heartbeat_timeout` knows:
-the other side is frozen, or the line is dead.
+with the dialler's Hello, which the other side answers with its own, or with an Error (see
+`swarm.network.greeting`). Both send at least a Ping per `heartbeat_interval`, so that whoever hears
+nothing for `heartbeat_timeout` knows: the other side is frozen, or the line is dead.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Protocol
 from swarm.errors import HopLost, HopTimeout, ProtocolError, SwarmError, from_code
 from swarm.log import get_logger
 from swarm.network.config import Timeouts
+from swarm.network.greeting import Greeting
 from swarm.network.stream import Buffer, Stream
 from swarm.types import PeerId
-from swarm.wire import DialBack, DialedBack, Error, Hello, Message, Ping, Pong
+from swarm.wire import DialBack, DialedBack, Error, Hello, Message, Ping, Pong, Proof
 from swarm.wire.encoding import error_of
-from swarm.wire.handshake import agree, our_hello
 from swarm.wire.messages import NO_SESSION
 
 _SMOOTHING = 0.25
@@ -58,7 +58,7 @@ class Channel:
         is_dialled: Whether we dialled; else the other side did.
         receiver: Who gets the messages; what comes before it is set is dropped.
         round_trip: Seconds from a Ping to its Pong, smoothed; None until the first.
-        hello: The other side's Hello, None before it came.
+        hello: The other side's Hello; None before it came, and before what belongs to it is proved.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Channel:
         remote: PeerId,
         *,
         is_dialled: bool,
+        greeting: Greeting,
         timeouts: Timeouts,
         on_ready: Callable[[Channel], None],
         on_gone: Callable[[Channel], None],
@@ -76,8 +77,9 @@ class Channel:
         self.is_dialled = is_dialled
         self.receiver: Receiver | None = None
         self.round_trip: float | None = None
-        self.hello: Hello | None = None
         self._stream = stream
+        self.hello: Hello | None = None
+        self._greeting = greeting
         self._timeouts = timeouts
         self._on_ready = on_ready
         self._on_gone = on_gone
@@ -119,7 +121,7 @@ class Channel:
         self._stream.owner = self
         self._hello_timer = self._loop.call_later(self._timeouts.hello, self._on_no_hello)
         if self.is_dialled:
-            self._stream.send(our_hello())
+            self._stream.send(self._greeting.begin())
 
     def send(self, message: Message, body: Buffer = b"") -> None:
         """Send a message; ordered, never waits. `body` must not change until it is sent (see `drain`).
@@ -210,8 +212,8 @@ class Channel:
             self._on_pong(message)
         elif isinstance(message, Error) and message.session == NO_SESSION:
             self.abort(_told(message))
-        elif isinstance(message, Hello):
-            raise ProtocolError("a second Hello")
+        elif isinstance(message, (Hello, Proof)):
+            raise ProtocolError(f"a second {type(message).__name__}")
         elif isinstance(message, (DialBack, DialedBack)):
             self._on_dial_back(self, message)
         elif self.receiver is not None:
@@ -247,12 +249,12 @@ class Channel:
         if isinstance(message, Error):
             self.abort(_told(message))
             return
-        if not isinstance(message, Hello):
-            raise ProtocolError(f"{type(message).__name__} before Hello")
-        agree(message)
-        if not self.is_dialled:
-            self._stream.send(our_hello())
-        self.hello = message
+        answer = self._greeting.answer(message)
+        if answer is not None:
+            self._stream.send(answer)
+        self.hello = self._greeting.hello
+        if self.hello is None:
+            return  # it still has to prove something
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         self._on_ready(self)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarm.swarm_key import SwarmKey
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
@@ -57,6 +59,7 @@ class NetworkConfig:
         max_channels: Inbound channels in all; each costs 32 KiB and three file descriptors.
         max_channels_per_peer: Inbound channels of one peer; an honest one needs one, or two while it reconnects.
         timeouts: See `Timeouts`.
+        swarm_key: Only peers that have it are talked to; None talks to those that have none.
     """
 
     host_maddrs: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -69,3 +72,4 @@ class NetworkConfig:
     max_channels: int = 4096
     max_channels_per_peer: int = 8
     timeouts: Timeouts = field(default_factory=Timeouts)
+    swarm_key: SwarmKey | None = None

@@ -40,7 +40,7 @@ MAX_AT_ONCE = 16
 MAX_ASKERS = 4096
 """Whose last request is remembered: as many as can hold a channel."""
 
-_GREETING = b"\x13/multistream/1.0.0\n"
+GREETING = b"\x13/multistream/1.0.0\n"
 """What each side of a libp2p connection says first. Source: multiformats/multistream-select."""
 
 logger = get_logger(__name__)
@@ -188,8 +188,8 @@ def is_of_asker(host: str, seen: str) -> bool:
 async def _greet(endpoint: Endpoint) -> None:
     reader, writer = await asyncio.open_connection(*endpoint, limit=256)
     try:
-        writer.write(_GREETING)
-        if await reader.readexactly(len(_GREETING)) != _GREETING:
+        writer.write(GREETING)
+        if await reader.readexactly(len(GREETING)) != GREETING:
             raise ProtocolError("something else than a peer listens there")
     except asyncio.IncompleteReadError:
         raise ProtocolError("whoever listens there hangs up") from None

@@ -62,6 +62,7 @@ class Dialler:
         Raises:
             PeerUnreachable: No connection, or no answer to our Hello.
             VersionMismatch: No protocol version in common.
+            WrongSwarmKey: It has another swarm key than ours, or one of us has none.
 
         Cancelled: the attempt goes on for others that wait for it, and is given up when nobody does.
         """

@@ -208,6 +208,20 @@ async def probe(peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> None:
     transport.abort()
 
 
+async def resident(endpoint: Endpoint, timeouts: Timeouts) -> PeerId:
+    """Return who takes direct connections at `endpoint`, as the handshake proves.
+
+    Raises:
+        OSError: Nobody does.
+        ProtocolError: Who listens there is no peer.
+    """
+    transport, _, certificate = await _shake_hands(endpoint, timeouts)
+    transport.abort()
+    if (peer := _peer_of(certificate)) is None:
+        raise ProtocolError("something else than a peer listens there")
+    return peer
+
+
 async def _connect_at(identity: Identity, peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> Stream:
     _, stream, certificate = await _secure(peer, endpoint, timeouts)
     stream.send_prelude(identity.sign(_PROOF + _digest(certificate)) + identity.peer_id.encode())
@@ -216,19 +230,24 @@ async def _connect_at(identity: Identity, peer: PeerId, endpoint: Endpoint, time
 
 async def _secure(peer: PeerId, endpoint: Endpoint, timeouts: Timeouts) -> tuple[TlsTransport, Stream, bytes]:
     """Return a connection whose other end proved to be `peer`, and its certificate."""
-    host, port = endpoint
-    sock, stream = await dial(host, port), Stream(None)
+    transport, stream, certificate = await _shake_hands(endpoint, timeouts)
+    if _peer_of(certificate) != peer:
+        transport.abort()
+        raise PeerUnreachable(f"{endpoint[0]}:{endpoint[1]}: another peer lives there")
+    return transport, stream, certificate
+
+
+async def _shake_hands(endpoint: Endpoint, timeouts: Timeouts) -> tuple[TlsTransport, Stream, bytes]:
+    """Return a connection, and the certificate whose key the other end proved to have."""
+    sock, stream = await dial(*endpoint), Stream(None)
     transport = TlsTransport(sock, _CLIENT_CONTEXT, stream, close_timeout=timeouts.close)
     try:
         transport.start(handshake_timeout=timeouts.direct)
         await transport.ready
-        certificate = transport.certificate()
-        if _peer_of(certificate) != peer:
-            raise PeerUnreachable(f"{host}:{port}: another peer lives there")
+        return transport, stream, transport.certificate()
     except BaseException:
         transport.abort()
         raise
-    return transport, stream, certificate
 
 
 def direct_addrs(addrs: Sequence[Multiaddr], port: int, peer: PeerId) -> tuple[Multiaddr, ...]:

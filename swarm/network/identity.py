@@ -141,6 +141,24 @@ def peer_id_of_key(key: Ed25519PublicKey) -> PeerId:
     return PeerId(PeerID(_PEER_HEAD + key.public_bytes_raw()).to_base58())
 
 
+def peer_id_of_packed(key: bytes) -> PeerId:
+    """Return the peer id of a public key in libp2p's protobuf, as it stands in its certificates."""
+    return PeerId(PeerID(_PEER_HEAD[:2] + key).to_base58())
+
+
+def peer_id_in(path: Path) -> PeerId:
+    """Return the peer id of a key file without taking the key: another process may be running with it.
+
+    Raises:
+        UsageError: The file cannot be read, or holds no ed25519 key of libp2p.
+    """
+    path = path.expanduser().absolute()
+    try:
+        return peer_id_of_key(_read_key(path).public_key())
+    except OSError as error:
+        raise UsageError(f"identity {path}: {error.strerror}; choose another --identity-path") from error
+
+
 def _to_bytes(key: Ed25519PrivateKey) -> bytes:
     return _PRIVATE_HEAD + key.private_bytes_raw() + key.public_key().public_bytes_raw()
 

@@ -37,7 +37,7 @@ class Opening:
 
         Raises:
             PeerUnreachable: The peer takes no stream of ours, or says nothing within `timeout` seconds.
-            VersionMismatch: It speaks no version that we do.
+            VersionMismatch, WrongSwarmKey: It is none of ours.
             DaemonDied: Our daemon is gone.
         """
 

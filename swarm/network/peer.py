@@ -1,7 +1,6 @@
 """A peer of the network: an identity, a libp2p daemon, and channels to others.
 
-Ownership: `Peer.open` owns the daemon and two tasks (watchdog, heartbeat); the peer owns its
-channels. All of them end with the `async with` block.
+`Peer.open` owns the daemon and two tasks (watchdog, heartbeat), the peer its channels; all end with the `async with`.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from swarm.network.daemon import Daemon
 from swarm.network.dial_back import DialBacks
 from swarm.network.dialler import Dialler
 from swarm.network.direct import DirectListener, direct_addrs
+from swarm.network.greeting import Greeting
+from swarm.network.heartbeat import beat
 from swarm.network.identity import Identity
 from swarm.network.launching import running_daemon
 from swarm.network.opening import STREAM_PROTOCOL
@@ -145,6 +146,16 @@ class Peer:
         """Return the channel that we dialled to `peer`, or dial it; see `Dialler.channel`."""
         return await self._dialler.channel(peer, addrs)
 
+    async def greet(self, peer: PeerId) -> None:
+        """See whether `peer`, to which libp2p is connected, is one of ours.
+
+        Raises:
+            WrongSwarmKey: It is of another swarm.
+            VersionMismatch, PeerUnreachable: As `channel`.
+        """
+        async with self._dialler.brief_channel(peer):
+            pass
+
     async def ask_dial_back(self, peer: PeerId, addrs: Sequence[str]) -> DialedBack:
         """Let `peer` try to reach us at `addrs` on connections of its own; see `DialBacks.ask`."""
         return await self._dial_backs.ask(self._dialler.brief_channel(peer), addrs)
@@ -235,6 +246,7 @@ class Peer:
             stream,
             remote,
             is_dialled=is_dialled,
+            greeting=Greeting(self.config.swarm_key, self.peer_id, remote, is_dialled=is_dialled),
             timeouts=self.config.timeouts,
             on_ready=on_ready,
             on_gone=on_gone,
@@ -255,21 +267,6 @@ class Peer:
             self._died.exception()
         raise error
 
-    async def _beat(self) -> None:
-        loop = asyncio.get_running_loop()
-        interval = self.config.timeouts.heartbeat_interval / 2
-        last = loop.time()
-        while True:
-            await asyncio.sleep(interval)
-            now = loop.time()
-            late = now - last - 2 * interval
-            last = now
-            for channel in tuple(self._channels):
-                if late > 0:  # we stood still (a long import, a suspended machine): silence is our fault
-                    channel.forgive(late)
-                else:
-                    channel.beat(now)
-
     async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -286,7 +283,8 @@ class Peer:
 async def _owning(peer: Peer) -> AsyncIterator[None]:
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(peer._watch()), group.create_task(peer._beat())]
+            beating = beat(peer._channels, peer.config.timeouts.heartbeat_interval)
+            tasks = [group.create_task(peer._watch()), group.create_task(beating)]
             try:
                 yield
             finally:

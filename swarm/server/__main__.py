@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from swarm.cli.flags import parse_flags
-from swarm.cli.peers import initial_peers
+from swarm.cli.peers import which_swarm
 from swarm.cli.run import run
 from swarm.server.config import ServerConfig
 
@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(config: ServerConfig) -> None:
     from swarm.server.server import run_server
 
-    await run_server(config, initial_peers(config.initial_peers, config.new_swarm), _print_ready)
+    joined = which_swarm(config.initial_peers, new_swarm=config.new_swarm, swarm_key=config.swarm_key)
+    await run_server(config, joined, _print_ready)
 
 
 def _print_ready(server: Server) -> None:

@@ -50,9 +50,13 @@ class ServerConfig:
         ),
     )
     initial_peers: tuple[str, ...] = field(
-        default=(), metadata=flag("multiaddrs of peers of the swarm to join", metavar="ADDR")
+        default=(),
+        metadata=flag("multiaddrs of peers of the swarm to join; left out: as `swarm join` has it", metavar="ADDR"),
     )
     new_swarm: bool = field(default=False, metadata=flag("start a swarm of its own"))
+    swarm_key: str | None = field(
+        default=None, metadata=flag("key file of a private swarm; left out: as `swarm join` has it", metavar="FILE")
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto", metadata=flag("numbers that weights and activations are kept in")
     )

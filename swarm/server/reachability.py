@@ -85,6 +85,11 @@ class Reachability:
             return tuple(str(addr) for each in self._reservations for addr in each.addrs)[:MAX_ADDRS]
         return announced((*self._finding.guessed, *self._own_addrs()), self._finding.reached)[:MAX_ADDRS]
 
+    @property
+    def finding(self) -> Finding:
+        """What came of the last look at which somebody could tell."""
+        return self._finding
+
     async def wait_looked(self) -> None:
         """Wait for the first look, `LOOK_TIMEOUT` seconds at most."""
         if self._first is not None:

@@ -19,6 +19,7 @@ import torch
 from swarm.directory import Announcer, Directory
 from swarm.errors import Busy, SwarmUnreachable
 from swarm.log import get_logger
+from swarm.membership import Joined
 from swarm.network import Closed, NetworkConfig, Peer, parse_addrs
 from swarm.planning import Act, Decision, agree
 from swarm.server.choice import Choice, choose
@@ -30,6 +31,7 @@ from swarm.server.placing import Freedom, Placing
 from swarm.server.reachability import Reachability
 from swarm.server.reception import Reception
 from swarm.server.throughput import Throughput
+from swarm.swarm_key import SwarmKey
 from swarm.types import ServerRecord, ServerState, Span, View
 from swarm.wire.handshake import software_version
 
@@ -244,15 +246,15 @@ class Server:
                 self._holding.expire_sessions()
 
 
-async def run_server(config: ServerConfig, initial_peers: tuple[str, ...], on_ready: Callable[[Server], None]) -> None:
+async def run_server(config: ServerConfig, joined: Joined, on_ready: Callable[[Server], None]) -> None:
     """Run a server until cancelled.
 
     Raises:
         LocalError: Something about the flags, the model or the machine; see `swarm.errors`.
     """
-    addrs = parse_addrs(initial_peers)
+    addrs = parse_addrs(joined.peers)
     async with (
-        Peer.open(_network(config)) as peer,
+        Peer.open(_network(config, joined.key)) as peer,
         # Hidden from the other members until we know that they reach us.
         Directory.open(peer, initial_peers=addrs, is_hidden=True) as directory,
     ):
@@ -279,9 +281,10 @@ async def _join(directory: Directory, *, timeout: float) -> None:
         logger.warning("no swarm yet, trying on: %s", error)
 
 
-def _network(config: ServerConfig) -> NetworkConfig:
+def _network(config: ServerConfig, key: SwarmKey | None) -> NetworkConfig:
     return NetworkConfig(
         host_maddrs=config.host_maddrs or (f"/ip4/0.0.0.0/tcp/{config.port}",),
         announce_maddrs=config.announce_maddrs,
         identity_path=Path(config.identity_path) if config.identity_path else None,
+        swarm_key=key,
     )

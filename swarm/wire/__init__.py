@@ -7,22 +7,18 @@ body, where a message has one, is the rows' activations in the message's codec.
 
 from swarm.wire.encoding import Prepared, decode, encode
 from swarm.wire.frames import PREFIX_BYTES, encode_prefix, parse_prefix
+from swarm.wire.meeting import DialBack, DialedBack, Hello, Ping, Pong, Proof
+from swarm.wire.message import Message
 from swarm.wire.messages import (
     AskStats,
     Cancel,
     Close,
-    DialBack,
-    DialedBack,
     Error,
     Find,
     Found,
-    Hello,
     Leaving,
-    Message,
     Open,
     Opened,
-    Ping,
-    Pong,
     Replay,
     Result,
     Stats,
@@ -49,6 +45,7 @@ __all__ = [
     "Ping",
     "Pong",
     "Prepared",
+    "Proof",
     "Replay",
     "Result",
     "Row",

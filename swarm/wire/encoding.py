@@ -16,7 +16,8 @@ from swarm.errors import ProtocolError
 from swarm.wire import messages
 from swarm.wire.fields import Check
 from swarm.wire.limits import MAX_TEXT
-from swarm.wire.messages import NO_SESSION, Error, Message, Result, Step
+from swarm.wire.message import Message
+from swarm.wire.messages import NO_SESSION, Error, Result, Step
 
 _KINDS: dict[int, type[Message]] = {kind.wire_number: kind for kind in messages.KINDS}
 _CHECKS: dict[type[Message], tuple[Check, ...]] = {

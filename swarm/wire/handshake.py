@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from swarm.errors import VersionMismatch
-from swarm.wire.messages import Hello
+from swarm.wire.meeting import Hello
 
 OLDEST, NEWEST = 3, 3
 """Protocol versions that this software speaks."""

@@ -29,6 +29,12 @@ MAX_TEXT = 1024
 SESSION_BYTES = 16
 """A session id is random and secret between the client and its hops: knowing it authorises a push."""
 
+NONCE_BYTES = 32
+"""What each side of a greeting chooses anew; two that are equal by chance are not to be expected."""
+
+PROOF_BYTES = 32
+"""Of the proof that a peer has the swarm's key: a whole SHA-256."""
+
 HASH_BYTES = 16
 """Of a page's tokens and all before them; two that differ meet by chance once in 2**64 pages."""
 

@@ -1,6 +1,7 @@
 """Messages: each declared once, with a number, and a type and range for each field.
 
-A header is `[number, field, field, ...]` (`swarm.wire.encoding`). Session ids are secret between a client and its
+A header is `[number, field, field, ...]` (`swarm.wire.encoding`). What is said beside all sessions stands in
+`swarm.wire.meeting`. Session ids are secret between a client and its
 hops: a Step is accepted from whoever knows the id, be it the client or the hop before.
 
 A conversation (client C, hops 1 and 2): C sends Open to both, each says Opened. C sends Step to 1
@@ -10,10 +11,9 @@ the channel on which C opened the session. A hop that fails sends Error to C on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
-from swarm.wire.fields import Check, blob, blob_of, counts_of, integer, many, number, one_of, text
+from swarm.wire.fields import blob, blob_of, counts_of, integer, many, number, one_of, text
 from swarm.wire.limits import (
     HASH_BYTES,
     MAX_ADDRS,
@@ -27,6 +27,8 @@ from swarm.wire.limits import (
     MAX_TEXT,
     SESSION_BYTES,
 )
+from swarm.wire.meeting import DialBack, DialedBack, Hello, Ping, Pong, Proof
+from swarm.wire.message import Message, declared
 from swarm.wire.rows import TIMING_BYTES, Held, Row
 
 CODECS = ("float32", "bfloat16", "float16", "int8")
@@ -49,47 +51,6 @@ _TIMES = blob_of(TIMING_BYTES, MAX_HOPS)
 _HASHES = blob_of(HASH_BYTES, MAX_HASHES)
 
 
-def _field(check: Check, default: object = ...) -> Any:
-    if default is ...:
-        return field(metadata={"check": check})
-    return field(default=default, metadata={"check": check})
-
-
-class Message:
-    """Base of all messages; `wire_number` stands first in the header, `carries_body` allows a body."""
-
-    __slots__ = ()
-    wire_number: ClassVar[int]
-    carries_body: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, slots=True)
-class Hello(Message):
-    """First message of both sides: versions in [oldest, newest] are spoken, the highest common one is used."""
-
-    wire_number = 1
-    oldest: int = _field(integer(1, 65535))
-    newest: int = _field(integer(1, 65535))
-    software: str = _field(text(64))
-    features: tuple[str, ...] = _field(many(text(64), 64), ())
-
-
-@dataclass(frozen=True, slots=True)
-class Ping(Message):
-    """Are you there? Sent on a silent stream; answered by the loop, not by the compute thread."""
-
-    wire_number = 2
-    nonce: int = _field(_COUNT)
-
-
-@dataclass(frozen=True, slots=True)
-class Pong(Message):
-    """Yes: the nonce comes back."""
-
-    wire_number = 3
-    nonce: int = _field(_COUNT)
-
-
 @dataclass(frozen=True, slots=True)
 class Open(Message):
     """Open a session through blocks [start, end) of the receiver.
@@ -102,17 +63,17 @@ class Open(Message):
     """
 
     wire_number = 4
-    session: bytes = _field(_SESSION)
-    model: str = _field(text(256))
-    fingerprint: str = _field(text(64))
-    start: int = _field(integer(0, MAX_BLOCKS - 1))
-    end: int = _field(integer(1, MAX_BLOCKS))
-    codec: str = _field(one_of(*CODECS))
-    next_peer: str = _field(_PEER, "")
-    next_addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS), ())
-    num_hops: int = _field(integer(1, MAX_HOPS), 1)
-    priority: int = _field(integer(0, MAX_PRIORITY), 0)
-    lineage: bytes = _field(blob(HASH_BYTES), NO_LINEAGE)
+    session: bytes = declared(_SESSION)
+    model: str = declared(text(256))
+    fingerprint: str = declared(text(64))
+    start: int = declared(integer(0, MAX_BLOCKS - 1))
+    end: int = declared(integer(1, MAX_BLOCKS))
+    codec: str = declared(one_of(*CODECS))
+    next_peer: str = declared(_PEER, "")
+    next_addrs: tuple[str, ...] = declared(many(text(MAX_TEXT), MAX_ADDRS), ())
+    num_hops: int = declared(integer(1, MAX_HOPS), 1)
+    priority: int = declared(integer(0, MAX_PRIORITY), 0)
+    lineage: bytes = declared(blob(HASH_BYTES), NO_LINEAGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +81,8 @@ class Opened(Message):
     """The session is open; `free_pages` is what it could take now."""
 
     wire_number = 5
-    session: bytes = _field(_SESSION)
-    free_pages: int = _field(_COUNT, 0)
+    session: bytes = declared(_SESSION)
+    free_pages: int = declared(_COUNT, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +97,14 @@ class Step(Message):
 
     wire_number = 6
     carries_body = True
-    session: bytes = _field(_SESSION)
-    step: int = _field(_COUNT)
-    epoch: int = _field(_COUNT)
-    codec: str = _field(one_of(*CODECS))
-    rows: tuple[Row, ...] = _field(many(_ROW, MAX_ROWS, min_items=1))
-    route: tuple[str, ...] = _field(many(_PEER, MAX_HOPS), ())
-    marks: bytes = _field(_HASHES, b"")
-    times: bytes = _field(_TIMES, b"")
+    session: bytes = declared(_SESSION)
+    step: int = declared(_COUNT)
+    epoch: int = declared(_COUNT)
+    codec: str = declared(one_of(*CODECS))
+    rows: tuple[Row, ...] = declared(many(_ROW, MAX_ROWS, min_items=1))
+    route: tuple[str, ...] = declared(many(_PEER, MAX_HOPS), ())
+    marks: bytes = declared(_HASHES, b"")
+    times: bytes = declared(_TIMES, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +113,11 @@ class Result(Message):
 
     wire_number = 7
     carries_body = True
-    session: bytes = _field(_SESSION)
-    step: int = _field(_COUNT)
-    codec: str = _field(one_of(*CODECS))
-    tokens: int = _field(integer(0, MAX_POSITION))
-    times: bytes = _field(_TIMES, b"")
+    session: bytes = declared(_SESSION)
+    step: int = declared(_COUNT)
+    codec: str = declared(one_of(*CODECS))
+    tokens: int = declared(integer(0, MAX_POSITION))
+    times: bytes = declared(_TIMES, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +125,8 @@ class Cancel(Message):
     """Forget the steps of this session with an epoch below `epoch` that have not run yet."""
 
     wire_number = 8
-    session: bytes = _field(_SESSION)
-    epoch: int = _field(_COUNT)
+    session: bytes = declared(_SESSION)
+    epoch: int = declared(_COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +134,7 @@ class Close(Message):
     """Forget the session and free its pages; no answer."""
 
     wire_number = 9
-    session: bytes = _field(_SESSION)
+    session: bytes = declared(_SESSION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +145,11 @@ class Error(Message):
     """
 
     wire_number = 10
-    session: bytes = _field(_SESSION)
-    step: int = _field(_COUNT)
-    code: int = _field(integer(0, 65535))
-    text: str = _field(text(MAX_TEXT))
-    retry_after: float = _field(number(0, 86400), 0.0)
+    session: bytes = declared(_SESSION)
+    step: int = declared(_COUNT)
+    code: int = declared(integer(0, 65535))
+    text: str = declared(text(MAX_TEXT))
+    retry_after: float = declared(number(0, 86400), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +157,9 @@ class Find(Message):
     """Let `sequence` begin with the pages held under these hashes of its first full pages, as many as there are."""
 
     wire_number = 11
-    session: bytes = _field(_SESSION)
-    sequence: int = _field(integer(0, MAX_ROWS - 1))
-    hashes: bytes = _field(_HASHES)
+    session: bytes = declared(_SESSION)
+    sequence: int = declared(integer(0, MAX_ROWS - 1))
+    hashes: bytes = declared(_HASHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +167,9 @@ class Found(Message):
     """The answer to Find: how many tokens the sequence holds now."""
 
     wire_number = 12
-    session: bytes = _field(_SESSION)
-    sequence: int = _field(integer(0, MAX_ROWS - 1))
-    tokens: int = _field(integer(0, MAX_POSITION))
+    session: bytes = declared(_SESSION)
+    sequence: int = declared(integer(0, MAX_ROWS - 1))
+    tokens: int = declared(integer(0, MAX_POSITION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +184,7 @@ class Stats(Message):
     """A server's `EngineStats`, its fields in order."""
 
     wire_number = 14
-    values: tuple[float, ...] = _field(many(number(0, 1e18), MAX_STATS))
+    values: tuple[float, ...] = declared(many(number(0, 1e18), MAX_STATS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,16 +198,16 @@ class Replay(Message):
     """
 
     wire_number = 15
-    session: bytes = _field(_SESSION)
-    epoch: int = _field(_COUNT)
-    before: int = _field(_COUNT)
-    first: int = _field(_COUNT)
-    last: int = _field(_COUNT)
-    next_peer: str = _field(_PEER)
-    next_addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
-    route: tuple[str, ...] = _field(many(_PEER, MAX_HOPS))
-    rows: tuple[Held, ...] = _field(many(_HELD, MAX_ROWS))
-    chunk_tokens: int = _field(integer(1, MAX_POSITION))
+    session: bytes = declared(_SESSION)
+    epoch: int = declared(_COUNT)
+    before: int = declared(_COUNT)
+    first: int = declared(_COUNT)
+    last: int = declared(_COUNT)
+    next_peer: str = declared(_PEER)
+    next_addrs: tuple[str, ...] = declared(many(text(MAX_TEXT), MAX_ADDRS))
+    route: tuple[str, ...] = declared(many(_PEER, MAX_HOPS))
+    rows: tuple[Held, ...] = declared(many(_HELD, MAX_ROWS))
+    chunk_tokens: int = declared(integer(1, MAX_POSITION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,27 +215,7 @@ class Leaving(Message):
     """From a server: move this session elsewhere soon, for we leave or change our blocks. Until then it goes on."""
 
     wire_number = 16
-    session: bytes = _field(_SESSION)
-
-
-@dataclass(frozen=True, slots=True)
-class DialBack(Message):
-    """Try to reach me, on fresh connections, at these addresses; answered by DialedBack with the same nonce."""
-
-    wire_number = 17
-    nonce: int = _field(_COUNT)
-    addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
-
-
-@dataclass(frozen=True, slots=True)
-class DialedBack(Message):
-    """Where of these the receiver was reached, why not elsewhere, and the IP it comes from ("": nothing was tried)."""
-
-    wire_number = 18
-    nonce: int = _field(_COUNT)
-    addrs: tuple[str, ...] = _field(many(text(MAX_TEXT), MAX_ADDRS))
-    text: str = _field(text(MAX_TEXT), "")
-    seen: str = _field(_PEER, "")
+    session: bytes = declared(_SESSION)
 
 
 KINDS: tuple[type[Message], ...] = (
@@ -296,4 +237,5 @@ KINDS: tuple[type[Message], ...] = (
     Leaving,
     DialBack,
     DialedBack,
+    Proof,
 )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from swarm.errors import SwarmError
+from swarm.membership import Joined
 from swarm.server.config import ServerConfig
 from swarm.server.server import run_server
 
@@ -34,7 +35,9 @@ def start_server(model: str, blocks: str, peers: Sequence[str], seconds: float) 
     async def run() -> str:
         told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(
-            run_server(config, tuple(peers), lambda server: told.set_result(f"ready {server.choice.span}"))
+            run_server(
+                config, Joined(tuple(peers), None), lambda server: told.set_result(f"ready {server.choice.span}")
+            )
         )
         await asyncio.wait({task, told}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():

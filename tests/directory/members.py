@@ -13,6 +13,7 @@ from multiaddr import Multiaddr
 
 from swarm.directory import Directory, Timeouts
 from swarm.network import NetworkConfig, Peer
+from swarm.swarm_key import SwarmKey
 from swarm.types import PeerId, ServerRecord, ServerState, Span, View
 
 MODEL = "tiny"
@@ -70,8 +71,9 @@ async def member(
     key: Path | None = None,
     host: str = "/ip4/127.0.0.1/tcp/0",
     timeouts: Timeouts | None = None,
+    swarm_key: SwarmKey | None = None,
 ) -> AsyncIterator[Member]:
-    config = NetworkConfig(is_listening=not is_client, identity_path=key, host_maddrs=(host,))
+    config = NetworkConfig(is_listening=not is_client, identity_path=key, host_maddrs=(host,), swarm_key=swarm_key)
     async with (
         Peer.open(config) as peer,
         Directory.open(peer, initial_peers=initial_peers, client_mode=is_client, timeouts=timeouts) as directory,

