@@ -55,7 +55,11 @@ class Served:
 
 
 class Handler:
-    """Receives messages of inbound channels; its sessions end with their channels."""
+    """Receives messages of inbound channels; its sessions end with their channels.
+
+    Attributes:
+        tally: What it counts into.
+    """
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class Handler:
         session_timeout: float,
         tally: Tally | None = None,
     ) -> None:
-        self._tally = tally or Tally()
+        self.tally = tally or Tally()
         self._served = served
         self._engine = engine
         self._sessions = sessions
@@ -82,7 +86,7 @@ class Handler:
     def attach(self, links: Links) -> None:
         """Give the links over which outputs go on; before the first channel is served."""
         self._links = links
-        self._engine.deliver_to(Answers(links, self._tally).deliver)
+        self._engine.deliver_to(Answers(links, self.tally).deliver)
 
     def stats(self) -> EngineStats:
         """Return what the engine does, and how many sessions are open."""
@@ -110,7 +114,7 @@ class Handler:
         """Ask the clients of all sessions to move them elsewhere."""
         for session in self._sessions:
             send(session.owner, Leaving(session.session_id))
-            self._tally.handed_over += 1
+            self.tally.handed_over += 1
 
     def end_all(self, lost: SessionLost) -> None:
         """End all sessions, and tell their clients why."""
@@ -176,7 +180,7 @@ class Handler:
             self._tell(channel, error, session, step)
 
     def _tell(self, channel: Channel, error: SwarmError, session: bytes, step: int = 0) -> None:
-        self._tally.failed(error)
+        self.tally.failed(error)
         send(channel, error_of(error, session=session, step=step))
 
     def _open(self, channel: Channel, message: Open) -> None:
@@ -211,7 +215,7 @@ class Handler:
             assert self._links is not None
             self._links.warm(session.next_peer, session.next_addrs)
         self._sessions.add(session)
-        self._tally.opened += 1
+        self.tally.opened += 1
         channel.send(Opened(message.session, self._engine.free_pages))
 
     def _step(self, message: Step, body: bytearray) -> None:
@@ -228,8 +232,8 @@ class Handler:
         self._engine.submit(work)
         session.num_received += 1
         session.bytes_received += work.num_bytes
-        self._tally.steps += 1
-        self._tally.tokens += tokens
+        self.tally.steps += 1
+        self.tally.tokens += tokens
         prepare(work)
 
     def _has_most(self, client: PeerId) -> bool:
@@ -267,7 +271,7 @@ class Handler:
         assert self._links is not None
         self._links.warm(PeerId(message.next_peer), message.next_addrs)
         session.next_peer, session.next_addrs = PeerId(message.next_peer), message.next_addrs
-        self._tally.replays += 1
+        self.tally.replays += 1
         failed = lambda error: self._tell(channel, error, message.session, message.first)  # noqa: E731 - used once
         self._engine.replay(session, message, failed)
 
