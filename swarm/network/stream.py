@@ -108,17 +108,18 @@ class Stream(asyncio.BufferedProtocol):
     def send_all(self, frames: Sequence[tuple[Message, Buffer]]) -> None:
         """Send frames in one piece, so that the other side is woken once; raises as `send`, nothing was sent then."""
         pieces: list[Buffer] = []
-        total = 0
+        total = heads = 0
         for message, body in frames:
             head, size = _head(message, body)
             pieces += (head, body)
             total += size
+            heads += len(head)
         transport = self._require_room(total)
         if total <= JOIN_BYTES:
             transport.write(b"".join(pieces))
         else:
             transport.writelines(pieces)
-        self.bytes_out += total
+        self.bytes_out += heads + total
         self.sent_at = self._loop.time()
 
     def _require_room(self, size: int) -> asyncio.Transport:

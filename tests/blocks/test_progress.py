@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -59,6 +62,7 @@ get_logger("swarm.x").warning("afterwards")
 
 def test_on_a_terminal_there_is_a_bar_that_makes_way_for_the_log() -> None:
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen([sys.executable, "-c", CODE], stderr=theirs, stdout=subprocess.DEVNULL) as child:
         os.close(theirs)
         shown = b""

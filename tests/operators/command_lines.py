@@ -21,6 +21,7 @@ MARKDOWN = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(B
 _STARTS = re.compile(
     r"^(?:\$ |# )?(?:[A-Z_]+=\S+ )*(?:ExecStart=)?(?:\S*/)?(?:python3? -m swarm\.|swarm |python3? -m swarm\b)"
 )
+_CONTAINER = re.compile(r"^(?:podman|docker) run .* swarm ")
 _OUTPUT = re.compile(r"^swarm \d")
 """What a command prints of itself is no command."""
 
@@ -40,7 +41,10 @@ def in_markdown(file: Path) -> Iterator[CommandLine]:
     """Yield the command lines of the code blocks in `file`, those continued by a backslash in one piece."""
     name = file.relative_to(ROOT).as_posix()
     for number, text in _joined(_code_lines(file.read_text(encoding="utf-8"))):
-        if _STARTS.match(text) and not _OUTPUT.match(text):
+        if _CONTAINER.match(text):
+            words = shlex.split(text, comments=True)
+            yield CommandLine(f"{name}:{number}", command_words(words[words.index("swarm") :]))
+        elif _STARTS.match(text) and not _OUTPUT.match(text):
             words = shlex.split(text.partition("ExecStart=")[2] or text.removeprefix("$ "), comments=True)
             words = words[
                 : min((words.index(end) for end in ("|", ">", ">>", "&&", "&") if end in words), default=None)

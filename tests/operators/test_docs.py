@@ -18,7 +18,7 @@ PENDING = {"gateway", "monitor", "chat", "status", "keygen", "init", "join"} - N
 
 PENDING_FLAGS = {"--api-key", "--api-keys-file", "--host", "--history", "--swarm-key", "--json"} if PENDING else set()
 PENDING_DOCS = {"chat.md", "gateway.md", "monitor.md", "private.md", "troubleshooting.md"} if PENDING else set()
-FOREIGN = {"--index-url", "--no-deps", "--no-relay", "--help", "--version", "--stop-timeout", "--offline"}
+FOREIGN = {"--help", "--index-url", "--init", "--name", "--network", "--no-deps", "--now", "--rm", "--stop-timeout"}
 """Flags of other programs that our documents name, and those of every command."""
 
 
@@ -34,7 +34,7 @@ def test_every_command_line_of_the_documents_is_accepted(line: CommandLine) -> N
 
 
 def test_command_lines_are_found() -> None:
-    assert {"server", "bootstrap", "doctor", "simulator"} <= {line.words[0] for line in LINES}
+    assert {"server", "bootstrap", "simulator"} <= {line.words[0] for line in LINES}
     assert len(LINES) > 15
 
 
@@ -53,6 +53,7 @@ def test_every_flag_named_in_the_text_exists(file: Path) -> None:
 
 @pytest.mark.parametrize("file", MARKDOWN, ids=lambda file: file.name)
 def test_every_link_between_documents_leads_somewhere(file: Path) -> None:
-    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", file.read_text(encoding="utf-8"))
+    prose = re.sub(r"`[^`]*`", "", file.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose)
     missing = [target for target in targets if not (file.parent / target).exists()]
     assert [target for target in missing if Path(target).name not in PENDING_DOCS] == []

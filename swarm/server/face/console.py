@@ -32,12 +32,15 @@ def ready_texts(record: ServerRecord, addr: str) -> list[str]:
     Args:
         addr: Our best address.
     """
-    whole = len(record.span) == record.num_blocks
+    blocks = f"all {record.num_blocks} blocks of {record.model}"
+    if len(record.span) < record.num_blocks:
+        blocks = (
+            f"blocks {record.span} of {record.model}; it has 0:{record.num_blocks}, the others are for other servers"
+        )
     texts = [
-        f"serving blocks {record.span} of {record.model}'s 0:{record.num_blocks}"
-        + ("" if whole else ", the others are for other servers")
-        + "; Ctrl-C hands sessions over, then ends",
+        f"serving {blocks}",
         f"others serve and ask with: --initial-peers {addr}",
+        "Ctrl-C hands sessions over to other servers, then ends",
     ]
     if is_loopback(parse_addr(addr)):
         texts.append("that address works on this machine only: --port N listens for other machines, too")

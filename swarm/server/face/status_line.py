@@ -81,11 +81,13 @@ class StatusLine:
         """
         record, tally = self._server.record(), self._server.reception.tally
         standing = Standing(record.state, record.span, record.reach)
+        if self._told is None and standing.state is ServerState.JOINING:
+            return  # how it starts is told by others
         is_changed = self._told is not None and standing != self._told
         has_worked = tally.tokens > self._tokens and now - self._told_at >= self._interval
         if self._told is None or is_changed or has_worked:
             speed = (tally.tokens - self._tokens) / max(now - self._told_at, 1e-3)
-            if self._told is not None:  # how it starts is told by others
+            if self._told is not None:
                 logger.info("%s", status_text(standing, self._server.reception.stats(), tokens_per_s=speed))
             self._told, self._told_at, self._tokens = standing, now, tally.tokens
         elif tally.tokens == self._tokens:

@@ -48,6 +48,7 @@ class Played:
 def test_it_speaks_each_minute_of_work_at_each_change_and_not_when_idle(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "swarm")
     server = Played()
+    server.state = ServerState.JOINING
     lines = StatusLine(server)  # type: ignore[arg-type]
 
     def pass_time(seconds: range, tokens_per_s: int) -> list[str]:
@@ -57,7 +58,9 @@ def test_it_speaks_each_minute_of_work_at_each_change_and_not_when_idle(caplog: 
             lines.look(1000.0 + now)
         return caplog.messages
 
-    assert pass_time(range(200), 0) == []
+    assert pass_time(range(100), 0) == []
+    server.state = ServerState.ONLINE  # told by the line that says how others come
+    assert pass_time(range(100, 200), 0) == []
     worked = pass_time(range(200, 330), 5)
     assert len(worked) == 2 and all("1 session · 5.0 tokens/s" in line for line in worked)
     assert len(pass_time(range(330, 400), 0)) == 1  # the last ten seconds of work
