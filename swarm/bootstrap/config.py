@@ -40,8 +40,21 @@ class BootstrapConfig:
     new_swarm: bool = field(
         default=False, metadata=flag("begin a swarm of its own, whichever was joined with `swarm join`")
     )
+    metrics_port: int | None = field(
+        default=None,
+        metadata=flag(
+            "TCP port of /metrics (Prometheus) and /healthz; 0: any free one; left out: neither", metavar="N"
+        ),
+    )
+    metrics_host: str = field(default="127.0.0.1", metadata=flag("address that they are served at", metavar="HOST"))
+    metrics_key_file: Path | None = field(
+        default=None,
+        metadata=flag("file of keys, one a line, of which /metrics wants one", metavar="FILE", parse=Path),
+    )
     debug: bool = field(default=False, metadata=flag("log more, and show tracebacks"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"--port {self.port} is no TCP port; give 0 to 65535")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise UsageError(f"--metrics-port {self.metrics_port} is no TCP port; give 0 to 65535")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from swarm.directory.directory import Directory
 from swarm.log import get_logger
@@ -25,6 +26,7 @@ class Announcer:
 
     Attributes:
         is_stored: Whether the directory took the latest record.
+        stored_at: Monotonic time at which the directory last took one; None before.
     """
 
     def __init__(self, directory: Directory, *, ttl: float = 60.0) -> None:
@@ -33,6 +35,7 @@ class Announcer:
         self._record: ServerRecord | None = None
         self._number = 0
         self._has_news = asyncio.Event()
+        self.stored_at: float | None = None
         self._latest_stored: ServerRecord | None = None
         self._number_stored = 0
         self._stored = asyncio.Event()  # of the next store: each one wakes those who wait, and makes another
@@ -81,6 +84,7 @@ class Announcer:
             return False
         if is_stored:
             self._latest_stored, self._number_stored = record, number
+            self.stored_at = time.monotonic()
             self._stored.set()
             self._stored = asyncio.Event()
         else:

@@ -102,6 +102,12 @@ class Channel:
         return self.hello is not None and self._stream.is_open
 
     @property
+    def traffic(self) -> tuple[str, int, int]:
+        """Its carrier (`direct`: TLS between the two processes, or `libp2p`), bytes received, and bytes sent."""
+        carrier = "direct" if self._stream.takes_from_any_thread else "libp2p"
+        return carrier, self._stream.bytes_in, self._stream.bytes_out
+
+    @property
     def remote_host(self) -> str | None:
         """The IP address that the other side dialled us from; None if we dialled, or a relay stands between."""
         return self._stream.remote_host

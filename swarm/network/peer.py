@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +20,7 @@ from swarm.log import get_logger
 from swarm.network import circuits, dialling
 from swarm.network.addresses import direct_endpoint, host_of, parse_addr, parse_host_addr, peer_id_of, tcp_endpoint
 from swarm.network.channel import Channel, Receiver
+from swarm.network.channels import Channels, Traffic
 from swarm.network.circuits import Reservation
 from swarm.network.config import NetworkConfig
 from swarm.network.daemon import Daemon
@@ -28,7 +28,6 @@ from swarm.network.dial_back import DialBacks
 from swarm.network.dialler import Dialler
 from swarm.network.direct import DirectListener, direct_addrs
 from swarm.network.greeting import Greeting
-from swarm.network.heartbeat import beat
 from swarm.network.identity import Identity
 from swarm.network.launching import running_daemon
 from swarm.network.opening import STREAM_PROTOCOL
@@ -60,7 +59,7 @@ class Peer:
         self.config = config
         self.addrs: tuple[Multiaddr, ...] = ()
         self._daemon = daemon
-        self._channels: set[Channel] = set()
+        self._channels = Channels()
         self._dialler = Dialler(daemon, identity, config, self._add)
         self._handler: Handler | None = None
         self.direct_addrs: tuple[Multiaddr, ...] = ()
@@ -84,6 +83,11 @@ class Peer:
     def channels(self) -> tuple[Channel, ...]:
         """All channels that are open, dialled and inbound."""
         return tuple(channel for channel in self._channels if channel.is_open)
+
+    @property
+    def traffic(self) -> dict[str, Traffic]:
+        """What each carrier of channels has carried since our start."""
+        return self._channels.traffic()
 
     @classmethod
     @asynccontextmanager
@@ -122,9 +126,8 @@ class Peer:
         register = p2pd_pb2.StreamHandlerRequest(
             addr=DaemonMultiaddr(f"/unix{path}").to_bytes(), proto=[STREAM_PROTOCOL], balanced=False
         )
-        response = await self._daemon.request(
-            p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_HANDLER, streamHandler=register)
-        )
+        request = p2pd_pb2.Request(type=p2pd_pb2.Request.STREAM_HANDLER, streamHandler=register)
+        response = await self._daemon.request(request)
         if response.type == p2pd_pb2.Response.ERROR:
             raise DaemonDied(f"the libp2p daemon passes no streams on: {response.error.msg}")
         if self.config.use_direct and self.addrs:
@@ -221,13 +224,13 @@ class Peer:
         self._on_inbound(stream, PeerId(PeerID(told.peer).to_base58()))
 
     def _on_inbound(self, stream: Stream, remote: PeerId) -> None:
-        inbound = Counter(channel.remote for channel in self._channels if not channel.is_dialled)
+        inbound = self._channels.inbound()
         config = self.config
         if inbound.total() >= config.max_channels or inbound[remote] >= config.max_channels_per_peer:
             logger.warning("peer %s: channel refused, it has %d of %d", remote, inbound[remote], inbound.total())
             stream.abort()
             return
-        self._add(stream, remote, is_dialled=False, on_ready=self._on_inbound_ready, on_gone=self._forget)
+        self._add(stream, remote, is_dialled=False, on_ready=self._on_inbound_ready, on_gone=lambda _: None)
 
     def _on_inbound_ready(self, channel: Channel) -> None:
         assert self._handler is not None
@@ -242,6 +245,10 @@ class Peer:
         on_ready: Callable[[Channel], None],
         on_gone: Callable[[Channel], None],
     ) -> None:
+        def forget(channel: Channel) -> None:
+            self._channels.ended(channel)
+            on_gone(channel)
+
         channel = Channel(
             stream,
             remote,
@@ -249,15 +256,11 @@ class Peer:
             greeting=Greeting(self.config.swarm_key, self.peer_id, remote, is_dialled=is_dialled),
             timeouts=self.config.timeouts,
             on_ready=on_ready,
-            on_gone=on_gone,
+            on_gone=forget,
             on_dial_back=self._dial_backs.received,
         )
         self._channels.add(channel)
         channel.start()
-
-    def _forget(self, channel: Channel) -> None:
-        self._channels.discard(channel)
-        self._dialler.forget(channel)
 
     async def _watch(self) -> None:
         status = await self._daemon.wait()
@@ -268,13 +271,12 @@ class Peer:
         raise error
 
     async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        if self._direct is not None:
-            self._direct.close()
+        for listener in (self._server, self._direct):
+            if listener is not None:
+                listener.close()
         await self._dial_backs.close()
         await self._dialler.close()
-        await asyncio.gather(*(channel.close() for channel in tuple(self._channels)))
+        await asyncio.gather(*(channel.close() for channel in self._channels))
         if not self._died.done():
             self._died.cancel()
 
@@ -283,8 +285,8 @@ class Peer:
 async def _owning(peer: Peer) -> AsyncIterator[None]:
     try:
         async with asyncio.TaskGroup() as group:
-            beating = beat(peer._channels, peer.config.timeouts.heartbeat_interval)
-            tasks = [group.create_task(peer._watch()), group.create_task(beating)]
+            beat = peer._channels.beat(peer.config.timeouts.heartbeat_interval / 2)
+            tasks = [group.create_task(peer._watch()), group.create_task(beat)]
             try:
                 yield
             finally:

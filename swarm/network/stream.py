@@ -55,6 +55,8 @@ class Stream(asyncio.BufferedProtocol):
         owner: Who is told of frames and of the end.
         received_at: Loop time at which bytes last came.
         sent_at: Loop time at which something was last sent.
+        bytes_in: Received.
+        bytes_out: Of frames sent. Threads add to it without a lock: they take turns at calls, never within the add.
         frame_began_at: Loop time of the first byte of the frame now being received, or None.
         remote_host: The IP address that the other side's connection comes from, if it dialled us and that is known.
     """
@@ -67,6 +69,7 @@ class Stream(asyncio.BufferedProtocol):
     ) -> None:
         self.owner = owner
         self.received_at = self.sent_at = 0.0
+        self.bytes_in = self.bytes_out = 0
         self.frame_began_at: float | None = None
         self.remote_host: str | None = None
         prelude = None if on_prelude is None else lambda packed: on_prelude(self, packed)
@@ -105,16 +108,18 @@ class Stream(asyncio.BufferedProtocol):
     def send_all(self, frames: Sequence[tuple[Message, Buffer]]) -> None:
         """Send frames in one piece, so that the other side is woken once; raises as `send`, nothing was sent then."""
         pieces: list[Buffer] = []
-        total = 0
+        total = heads = 0
         for message, body in frames:
             head, size = _head(message, body)
             pieces += (head, body)
             total += size
+            heads += len(head)
         transport = self._require_room(total)
         if total <= JOIN_BYTES:
             transport.write(b"".join(pieces))
         else:
             transport.writelines(pieces)
+        self.bytes_out += heads + total
         self.sent_at = self._loop.time()
 
     def _require_room(self, size: int) -> asyncio.Transport:
@@ -163,6 +168,7 @@ class Stream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came (asyncio calls this)."""
         self.received_at = self._loop.time()
+        self.bytes_in += nbytes
         try:
             self._reader.updated(nbytes)
         except Exception as error:  # whatever a peer sends ends its own stream and nothing else

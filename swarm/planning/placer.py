@@ -86,6 +86,11 @@ class Decision:
     since: float
     look_at: float = inf
 
+    @property
+    def announced(self) -> tuple[object, ...]:
+        """What of it others are told."""
+        return self.state, self.span, self.next_span, self.since
+
 
 class Placer:
     """Decides where a server's blocks are; see the module's text.

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from swarm.cli.flags import parse_flags
 from swarm.cli.peers import which_swarm
 from swarm.cli.run import run
 from swarm.server.config import ServerConfig
-
-if TYPE_CHECKING:
-    from swarm.server.server import Server
 
 SPIN_COUNT = "20000"
 """Rounds that an idle OpenMP thread spins before it sleeps. The default spins for milliseconds and
@@ -28,18 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _serve(config: ServerConfig) -> None:
+    from swarm.server.face.face import Face
     from swarm.server.server import run_server
 
     joined = which_swarm(config.initial_peers, new_swarm=config.new_swarm, swarm_key=config.swarm_key)
-    await run_server(config, joined, _print_ready)
-
-
-def _print_ready(server: Server) -> None:
-    best, *others = server.addrs
-    for addr in others:
-        print(f"addr={addr}")
-    record = server.record()
-    print(f"ready peer={record.peer} blocks={record.span} model={record.model} addr={best}", flush=True)
+    face = Face(config)
+    await run_server(config, joined, face.ready, around=face.around)
 
 
 if __name__ == "__main__":

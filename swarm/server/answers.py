@@ -15,6 +15,7 @@ from swarm.errors import SwarmError
 from swarm.log import get_logger
 from swarm.network import Channel
 from swarm.server.links import Links
+from swarm.server.tally import Tally
 from swarm.server.work import Work
 from swarm.types import PeerId
 from swarm.wire import Message, Prepared, Result, Step, Timing
@@ -28,8 +29,9 @@ Frame = tuple[Message, memoryview]
 class Answers:
     """Sends works' outputs over links and channels."""
 
-    def __init__(self, links: Links) -> None:
+    def __init__(self, links: Links, tally: Tally) -> None:
         self._links = links
+        self._tally = tally
         self._loop = asyncio.get_running_loop()
 
     def deliver(self, works: Sequence[Work]) -> None:
@@ -68,20 +70,25 @@ class Answers:
             if error is None and frame is not None:
                 error = self._send(work, *frame)
             if error is not None:
-                tell_failed(work, error)
+                self._tell_failed(work, error)
             session.num_finished += 1  # not before: the compute thread may overtake from now on
 
     def _send(self, work: Work, message: Message, body: memoryview) -> SwarmError | None:
         session = work.owner
         try:
             if work.step.route:
-                failed = lambda error: tell_failed(work, error)  # noqa: E731 - one line, used once
+                failed = lambda error: self._tell_failed(work, error)  # noqa: E731 - one line, used once
                 self._links.send(session.next_peer, session.next_addrs, message, body, failed)
             else:
                 session.owner.send(message, body)
         except SwarmError as unsent:
             return unsent
         return None
+
+    def _tell_failed(self, work: Work, error: SwarmError) -> None:
+        """Tell the client of a step that failed."""
+        self._tally.failed(error)
+        send(work.owner.owner, error_of(error, session=work.step.session, step=work.step.step))
 
 
 def prepare(work: Work) -> Prepared:
@@ -94,11 +101,6 @@ def prepare(work: Work) -> Prepared:
         message = Result(step.session, step.step, codec, sum(row.keep for row in step.rows))
     work.prepared = Prepared.of(message)
     return work.prepared
-
-
-def tell_failed(work: Work, error: SwarmError) -> None:
-    """Tell the client of a step that failed."""
-    send(work.owner.owner, error_of(error, session=work.step.session, step=work.step.step))
 
 
 def send(channel: Channel, message: Message) -> None:

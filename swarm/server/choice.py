@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from swarm.blocks import PAGE_SLOTS, Checkpoint, open_checkpoint, resolve_dtype
@@ -20,6 +19,7 @@ from swarm.log import get_logger
 from swarm.planning import agree, coverage
 from swarm.server.capacity import WORKSPACE_BYTES, Need, num_blocks_that_fit, num_pages, require_fit
 from swarm.server.config import ServerConfig
+from swarm.server.free_memory import free_memory
 from swarm.types import Span
 
 logger = get_logger(__name__)
@@ -129,7 +129,7 @@ def resolve_device(wanted: str, checkpoint: Checkpoint) -> str:
 
 def _free_bytes(device: str) -> int:
     if device == "cpu":
-        return int(psutil.virtual_memory().available)
+        return free_memory()
     require_cuda(device)
     return int(torch.cuda.mem_get_info(device)[0])
 

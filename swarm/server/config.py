@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from swarm.errors import UsageError
@@ -104,12 +105,25 @@ class ServerConfig:
     drain_timeout: float = field(
         default=15.0, metadata=flag("seconds that running sessions get to finish after SIGTERM", metavar="S")
     )
+    metrics_port: int | None = field(
+        default=None,
+        metadata=flag(
+            "TCP port of /metrics (Prometheus) and /healthz; 0: any free one; left out: neither", metavar="N"
+        ),
+    )
+    metrics_host: str = field(default="127.0.0.1", metadata=flag("address that they are served at", metavar="HOST"))
+    metrics_key_file: Path | None = field(
+        default=None,
+        metadata=flag("file of keys, one a line, of which /metrics wants one", metavar="FILE", parse=Path),
+    )
     force: bool = field(default=False, metadata=flag("start even if the span seems not to fit in memory"))
     debug: bool = field(default=False, metadata=flag("log more, and show tracebacks"))
 
     def __post_init__(self) -> None:
         if self.threads < 0 or self.max_sessions < 1 or not 0 <= self.port <= 65535:
             raise UsageError("--threads must be 0 or more, --max-sessions 1 or more, --port 0 to 65535")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise UsageError("--metrics-port must be 0 to 65535")
         if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.device):
             raise UsageError(f"--device {self.device!r}: give auto, cpu, cuda, or a number as in cuda:1")
         if not 3 <= self.ttl <= 600 or not 0 <= self.drain_timeout <= 86400:

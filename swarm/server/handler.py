@@ -20,6 +20,7 @@ from swarm.server.checks import check_step
 from swarm.server.engine import Engine
 from swarm.server.links import Links
 from swarm.server.sessions import Session, SessionTable
+from swarm.server.tally import Tally
 from swarm.server.work import Work
 from swarm.types import EngineStats, PeerId, Span
 from swarm.wire import AskStats, Cancel, Close, Error, Find, Found, Leaving, Message, Open, Opened, Replay, Stats, Step
@@ -54,7 +55,11 @@ class Served:
 
 
 class Handler:
-    """Receives messages of inbound channels; its sessions end with their channels."""
+    """Receives messages of inbound channels; its sessions end with their channels.
+
+    Attributes:
+        tally: What it counts into.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class Handler:
         *,
         is_draining: Callable[[], bool],
         session_timeout: float,
+        tally: Tally | None = None,
     ) -> None:
+        self.tally = tally or Tally()
         self._served = served
         self._engine = engine
         self._sessions = sessions
@@ -75,12 +82,11 @@ class Handler:
         self._links: Links | None = None
         self._told: Stats | None = None
         self._told_at = 0.0
-        self.num_steps = 0
 
     def attach(self, links: Links) -> None:
         """Give the links over which outputs go on; before the first channel is served."""
         self._links = links
-        self._engine.deliver_to(Answers(links).deliver)
+        self._engine.deliver_to(Answers(links, self.tally).deliver)
 
     def stats(self) -> EngineStats:
         """Return what the engine does, and how many sessions are open."""
@@ -108,6 +114,7 @@ class Handler:
         """Ask the clients of all sessions to move them elsewhere."""
         for session in self._sessions:
             send(session.owner, Leaving(session.session_id))
+            self.tally.handed_over += 1
 
     def end_all(self, lost: SessionLost) -> None:
         """End all sessions, and tell their clients why."""
@@ -150,7 +157,7 @@ class Handler:
         """
         lost = HopLost(f"the next hop says: {error.text}"[:MAX_TEXT])
         try:
-            send(self._sessions.get(error.session).owner, error_of(lost, session=error.session, step=error.step))
+            self._tell(self._sessions.get(error.session).owner, lost, error.session, error.step)
         except SwarmError:
             logger.debug("an error about a session that has ended: %s", error.text)
 
@@ -158,7 +165,7 @@ class Handler:
         """Tell the clients whose steps may have been lost on the way to `peer`."""
         for session in self._sessions:
             if session.next_peer == peer:
-                send(session.owner, error_of(HopLost(f"lost the link to {peer}"), session=session.session_id))
+                self._tell(session.owner, HopLost(f"lost the link to {peer}"), session.session_id)
 
     def _owner(self, message: Step, channel: Channel) -> Channel:
         """Who is to be told of what is wrong with a step: the session's client, where there is one."""
@@ -170,7 +177,11 @@ class Handler:
         except ProtocolError:
             raise
         except SwarmError as error:
-            send(channel, error_of(error, session=session, step=step))
+            self._tell(channel, error, session, step)
+
+    def _tell(self, channel: Channel, error: SwarmError, session: bytes, step: int = 0) -> None:
+        self.tally.failed(error)
+        send(channel, error_of(error, session=session, step=step))
 
     def _open(self, channel: Channel, message: Open) -> None:
         served = self._served
@@ -204,6 +215,7 @@ class Handler:
             assert self._links is not None
             self._links.warm(session.next_peer, session.next_addrs)
         self._sessions.add(session)
+        self.tally.opened += 1
         channel.send(Opened(message.session, self._engine.free_pages))
 
     def _step(self, message: Step, body: bytearray) -> None:
@@ -220,7 +232,8 @@ class Handler:
         self._engine.submit(work)
         session.num_received += 1
         session.bytes_received += work.num_bytes
-        self.num_steps += 1
+        self.tally.steps += 1
+        self.tally.tokens += tokens
         prepare(work)
 
     def _has_most(self, client: PeerId) -> bool:
@@ -258,7 +271,8 @@ class Handler:
         assert self._links is not None
         self._links.warm(PeerId(message.next_peer), message.next_addrs)
         session.next_peer, session.next_addrs = PeerId(message.next_peer), message.next_addrs
-        failed = lambda error: send(channel, error_of(error, session=message.session, step=message.first))  # noqa: E731
+        self.tally.replays += 1
+        failed = lambda error: self._tell(channel, error, message.session, message.first)  # noqa: E731 - used once
         self._engine.replay(session, message, failed)
 
     def _cancel(self, message: Cancel) -> None:
@@ -277,7 +291,7 @@ class Handler:
     def _lose(self, session: Session, lost: SessionLost) -> None:
         self._sessions.remove(session.session_id)
         self._end(session)
-        send(session.owner, error_of(lost, session=session.session_id))
+        self._tell(session.owner, lost, session.session_id)
 
     def _end(self, session: Session) -> None:
         session.end()

@@ -24,6 +24,7 @@ from swarm.server.links import Links
 from swarm.server.loading import load
 from swarm.server.neighbours import Neighbours
 from swarm.server.sessions import SessionTable
+from swarm.server.tally import Tally
 from swarm.server.throughput import Throughput, throughput_of
 from swarm.types import PeerId, Span
 
@@ -52,6 +53,7 @@ class Holding:
         throughput: Throughput,
         config: ServerConfig,
         is_draining: Callable[[], bool],
+        tally: Tally | None = None,
     ) -> None:
         self.span: Span = choice.span
         self.digests = digests
@@ -70,14 +72,25 @@ class Holding:
             context_length=checkpoint.config.context_length,
         )
         self.handler = Handler(
-            served, engine, self._sessions, is_draining=is_draining, session_timeout=config.session_timeout
+            served,
+            engine,
+            self._sessions,
+            is_draining=is_draining,
+            session_timeout=config.session_timeout,
+            tally=tally,
         )
 
     @classmethod
     async def open(
-        cls, choice: Choice, config: ServerConfig, links: Links, *, is_draining: Callable[[], bool]
+        cls,
+        choice: Choice,
+        config: ServerConfig,
+        links: Links,
+        *,
+        is_draining: Callable[[], bool],
+        tally: Tally | None = None,
     ) -> Holding:
-        """Load what was chosen, and be ready for sessions.
+        """Load what was chosen, and be ready for sessions; what is done then is counted in `tally`.
 
         Raises:
             LocalError: As `swarm.server.loading.load`.
@@ -93,8 +106,10 @@ class Holding:
         except BaseException:
             engine.close()
             raise
-        holding = cls(choice, loaded.digests, engine, throughput, config, is_draining)
+        holding = cls(choice, loaded.digests, engine, throughput, config, is_draining, tally)
         holding.handler.attach(links)
+        if tally is not None:
+            tally.loads += 1
         gc.collect()
         gc.freeze()  # what is here now stays: going through it again stops a server for a tenth of a second
         return holding

@@ -7,9 +7,9 @@ import threading
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from swarm.blocks import BlockStack, KVCache
+from swarm.blocks.progress import progress
 from swarm.errors import CheckpointCorrupt, NotEnoughMemory
 from swarm.log import get_logger
 from swarm.server.choice import Choice
@@ -56,12 +56,12 @@ async def load(choice: Choice) -> Loaded:
 def _load(choice: Choice, given_up: threading.Event) -> Loaded:
     # Of threads that start OpenMP's, there may be one: the compute thread. See `swarm.server.server`.
     torch.set_num_threads(1)
-    with tqdm(total=len(choice.span), desc="loading", unit="block", leave=False, disable=None) as bar:
+    with progress(f"loading {choice.span}", len(choice.span), "block") as told:
 
         def show(done: int, wanted: int) -> None:
             if given_up.is_set():
                 raise _GivenUp
-            bar.update(done - bar.n)
+            told(done)
 
         stack = BlockStack.load(
             choice.checkpoint,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from swarm.errors import Busy, ProtocolError, SessionLost
+from swarm.errors import Busy, ProtocolError, SessionLost, SwarmError
 from swarm.network import Channel
 from swarm.server.answers import send
 from swarm.server.handler import Handler
+from swarm.server.tally import Tally
 from swarm.types import EngineStats, PeerId
 from swarm.wire import AskStats, Cancel, Close, Error, Find, Message, Open, Replay, Stats, Step
 from swarm.wire.encoding import error_of
@@ -25,10 +26,16 @@ class Reception:
 
     Attributes:
         handler: It; None while we load.
+        tally: What was done here, whatever span was served.
     """
 
     def __init__(self) -> None:
         self.handler: Handler | None = None
+        self.tally = Tally()
+
+    def stats(self) -> EngineStats:
+        """Return what the engine does; nothing while we load."""
+        return EngineStats() if self.handler is None else self.handler.stats()
 
     def received(self, channel: Channel, message: Message, body: bytearray) -> None:
         """Act on one message, as `Handler.received`; without a handler, refuse what wants an answer."""
@@ -37,16 +44,15 @@ class Reception:
             return
         match message:
             case Open():
-                busy = Busy("this server is loading its blocks", retry_after=LOADING)
-                send(channel, error_of(busy, session=message.session))
+                self._tell(channel, Busy("this server is loading its blocks", retry_after=LOADING), message.session)
             case Step():
-                send(channel, error_of(_lost(), session=message.session, step=message.step))
+                self._tell(channel, _lost(), message.session, message.step)
             case Replay():
-                send(channel, error_of(_lost(), session=message.session, step=message.first))
+                self._tell(channel, _lost(), message.session, message.first)
             case Find():
-                send(channel, error_of(_lost(), session=message.session))
+                self._tell(channel, _lost(), message.session)
             case AskStats():
-                send(channel, Stats(astuple(EngineStats())))
+                send(channel, Stats(astuple(self.stats())))
             case Close() | Cancel() | Error():
                 pass  # about sessions that have ended
             case _:
@@ -64,8 +70,13 @@ class Reception:
 
     def lost_link(self, peer: PeerId) -> None:
         """The link to a next hop ended; see `Handler.lost_link`."""
+        self.tally.links_lost += 1
         if self.handler is not None:
             self.handler.lost_link(peer)
+
+    def _tell(self, channel: Channel, error: SwarmError, session: bytes, step: int = 0) -> None:
+        self.tally.failed(error)
+        send(channel, error_of(error, session=session, step=step))
 
 
 def _lost() -> SessionLost:

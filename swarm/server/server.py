@@ -10,7 +10,7 @@ import asyncio
 import gc
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from swarm.network import Closed, NetworkConfig, Peer, parse_addrs
 from swarm.planning import Act, Decision, agree
 from swarm.server.choice import Choice, choose
 from swarm.server.config import ServerConfig
+from swarm.server.face.console import tell_start
 from swarm.server.holding import Holding
 from swarm.server.links import Links
 from swarm.server.neighbours import Neighbours
@@ -57,6 +58,8 @@ class Server:
         peer: Our place in the network.
         reachability: How others get to us.
         choice: What we serve, or are about to.
+        announcer: Tells the swarm of us.
+        reception: What clients talk to; knows what was done.
     """
 
     def __init__(
@@ -67,8 +70,8 @@ class Server:
         self.choice = choice
         self._config = config
         self._directory = directory
-        self._announcer = Announcer(directory, ttl=config.ttl)
-        self._reception = Reception()
+        self.announcer = Announcer(directory, ttl=config.ttl)
+        self.reception = Reception()
         self._holding: Holding | None = None
         self._throughput = Throughput(0.0, 0.0)
         # Since ever: whoever places itself need not wait for us to think again.
@@ -130,11 +133,9 @@ class Server:
         placing = Placing(self.record(), self, freedom=freedom, ttl=self._config.ttl)
         async with asyncio.TaskGroup() as self._tasks:
             tasks = self._tasks
-            self._links = Links(
-                self.peer, tasks, on_error=self._reception.tell_client, on_lost=self._reception.lost_link
-            )
-            await self.peer.serve(lambda channel: self._reception)
-            tasks.create_task(self._announcer.run())
+            self._links = Links(self.peer, tasks, on_error=self.reception.tell_client, on_lost=self.reception.lost_link)
+            await self.peer.serve(lambda channel: self.reception)
+            tasks.create_task(self.announcer.run())
             tasks.create_task(self._keep_announced())
             tasks.create_task(self._say_ready(on_ready))
             tasks.create_task(self._expire_sessions())
@@ -150,13 +151,13 @@ class Server:
         if decision.state is ServerState.ONLINE:
             await self.reachability.wait_looked()  # clients shall not be sent where they cannot come
         before, self._standing = self._standing, decision
-        if _announced(before) != _announced(decision):
+        if before.announced != decision.announced:
             self._tell()
         if decision.state is ServerState.ONLINE:
             self._is_up.set()
         try:
             async with asyncio.timeout(STORE_TIMEOUT):
-                await self._announcer.wait_stored()
+                await self.announcer.wait_stored()
         except TimeoutError:
             return False
         return True
@@ -182,9 +183,11 @@ class Server:
         """
         await self._give_up()
         self.choice = choice = replace(self.choice, span=span)
-        holding = await Holding.open(choice, self._config, self._links, is_draining=self._is_draining)
+        holding = await Holding.open(
+            choice, self._config, self._links, is_draining=self._is_draining, tally=self.reception.tally
+        )
         self._holding, self._throughput = holding, holding.throughput
-        self._reception.handler = holding.handler
+        self.reception.handler = holding.handler
         if span.end < choice.checkpoint.config.num_blocks:
             neighbours = Neighbours(self.peer, choice.checkpoint.name, choice.checkpoint.fingerprint, span)
             holding.measure_neighbours(neighbours, self._directory, self._tasks)
@@ -194,7 +197,7 @@ class Server:
         holding, self._holding = self._holding, None
         if holding is not None:
             await holding.close()
-            self._reception.handler = None
+            self.reception.handler = None
             del holding
             gc.collect()
 
@@ -217,7 +220,7 @@ class Server:
         """Announce how things are, once there is a swarm: alone, our own node would store it, and others would not."""
         self._has_joined = self._has_joined or self._config.new_swarm or self._directory.is_connected
         if self._has_joined:
-            self._announcer.update(self.record())
+            self.announcer.update(self.record())
 
     async def _keep_announced(self) -> None:
         while not (self._config.new_swarm or self._directory.is_connected):
@@ -236,7 +239,7 @@ class Server:
     async def _say_ready(self, on_ready: Callable[[Server], None]) -> None:
         await self._is_up.wait()
         await self.reachability.wait_routable()
-        await self._announcer.wait_stored()
+        await self.announcer.wait_stored()
         on_ready(self)
 
     async def _expire_sessions(self) -> None:
@@ -246,8 +249,13 @@ class Server:
                 self._holding.expire_sessions()
 
 
-async def run_server(config: ServerConfig, joined: Joined, on_ready: Callable[[Server], None]) -> None:
-    """Run a server until cancelled.
+async def run_server(
+    config: ServerConfig,
+    joined: Joined,
+    on_ready: Callable[[Server], None],
+    around: Callable[[Server, Directory], AbstractAsyncContextManager[None]] = lambda *_: nullcontext(),
+) -> None:
+    """Run a server until cancelled, with `around`, that looks on, around its life.
 
     Raises:
         LocalError: Something about the flags, the model or the machine; see `swarm.errors`.
@@ -260,6 +268,7 @@ async def run_server(config: ServerConfig, joined: Joined, on_ready: Callable[[S
     ):
         # Those whom we ask whether we are reachable dial us while we load.
         await peer.serve(lambda channel: Closed(Busy("the server is not up yet")))
+        tell_start(config, peer, directory)
         if addrs:
             await _join(directory, timeout=JOIN_TIMEOUT)
         async with Reachability.open(peer, directory) as reachability:
@@ -267,11 +276,9 @@ async def run_server(config: ServerConfig, joined: Joined, on_ready: Callable[[S
             # cores, and libgomp then lets each sleep between any two operations (decode takes 1.8 times as long).
             torch.set_num_threads(1)
             choice = await choose(config, directory)
-            await Server(config, peer, directory, reachability, choice).serve(on_ready)
-
-
-def _announced(decision: Decision) -> tuple[object, ...]:
-    return decision.state, decision.span, decision.next_span, decision.since
+            server = Server(config, peer, directory, reachability, choice)
+            async with around(server, directory):
+                await server.serve(on_ready)
 
 
 async def _join(directory: Directory, *, timeout: float) -> None:

@@ -7,6 +7,7 @@ does without, and its number does not depend on what else happens to run then.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ import torch
 
 from swarm.blocks import BlockStack, Row
 from swarm.blocks.files.bundled import default_cache
+from swarm.blocks.progress import progress
 from swarm.log import get_logger
 from swarm.server.choice import Choice
 from swarm.wire.handshake import software_version
@@ -81,10 +83,10 @@ def throughput_of(stack: BlockStack, choice: Choice, told: str, *, threads: int)
         return Throughput(float(told), float(told))
     file = Setting.of(stack, choice, threads=threads).file(default_cache() / "throughput")
     if (known := recall(file)) is not None:
-        logger.info("throughput: %.0f and %.0f tokens/s a block, measured before", *_numbers(known))
+        logger.info("%s, measured before", _told(known))
         return known
     measured = measure(stack, threads=threads)
-    logger.info("throughput: %.0f and %.0f tokens/s a block (decode, prefill)", *_numbers(measured))
+    logger.info("%s, measured now", _told(measured))
     remember(file, measured)
     return measured
 
@@ -95,14 +97,17 @@ def measure(stack: BlockStack, *, threads: int) -> Throughput:
     cache = stack.new_cache(num_pages=-(-(PREFILL_TOKENS + DECODE_STEPS + 1) // 16))
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(PREFILL_TOKENS, stack.config.hidden_size, generator=generator).to(stack.dtype)
-    with torch.inference_mode():
+    runs = itertools.count(1)
+    with torch.inference_mode(), progress("measuring speed", 2 + DECODE_STEPS, "step") as told:
         sequence = cache.new_sequence()
 
         def run(position: int, length: int) -> float:
             started = time.perf_counter()
             cache.prepare(sequence, position, length)
             stack.forward(hidden[:length], [Row(sequence, position, length)], cache)
-            return time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            told(next(runs))
+            return seconds
 
         run(0, PREFILL_TOKENS)  # the first pass pays for caches and lazily made kernels
         prefill = run(0, PREFILL_TOKENS)
@@ -134,6 +139,10 @@ def remember(file: Path, measured: Throughput) -> None:
             os.replace(partial.name, file)  # another server that starts now reads all or nothing
         except OSError:
             os.unlink(partial.name)
+
+
+def _told(throughput: Throughput) -> str:
+    return "throughput: {:,.0f} tokens/s through a block, {:,.0f} of prompts".format(*_numbers(throughput))
 
 
 def _numbers(throughput: Throughput) -> tuple[float, float]:

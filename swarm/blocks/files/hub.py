@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from swarm.errors import ModelNotFound
+from swarm.log import get_logger
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SMALL_FILES = (
@@ -18,6 +19,8 @@ _SMALL_FILES = (
     "vocab.json",
     "merges.txt",
 )
+
+logger = get_logger(__name__)
 
 
 def hub_cache() -> Path:
@@ -76,6 +79,8 @@ class HubFolder:
         from huggingface_hub import hf_hub_download
 
         offline = self._is_offline
+        if not offline:
+            logger.info("fetching %s of %s from the hub, once", name, self._model)
         try:
             return Path(hf_hub_download(self._model, name, revision=self.path.name, local_files_only=offline))
         except (OSError, ValueError) as error:
