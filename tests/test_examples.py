@@ -12,6 +12,7 @@ import pytest
 from swarm.blocks.native import kernel_name
 from swarm.blocks.native.binding import TORCH
 from swarm.demo.processes import local_swarm
+from swarm.swarm_key import SwarmKey
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +25,18 @@ def addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield local.addr
 
 
-def run(name: str, addr: str, stdin: str = "") -> str:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", addr], input=stdin, capture_output=True, text=True, timeout=180
-    )
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """A private swarm: the address of its bootstrap, and its key's file."""
+    key = tmp_path / "swarm.key"
+    SwarmKey.generate().write(key)
+    with local_swarm(["0:30"], server_flags=["--threads", "1"], logs=tmp_path, swarm_key=key) as local:
+        yield local.addr, str(key)
+
+
+def run(name: str, *words: str, stdin: str = "") -> str:
+    command = [sys.executable, EXAMPLES / f"{name}.py", *words]
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -40,7 +49,7 @@ def test_generate_prints_an_answer_and_where_the_time_went(addr: str) -> None:
 
 def test_chat_keeps_its_session_over_the_turns(addr: str) -> None:
     # A prompt that the model answers alike in every weight format: most of its first tokens are near ties.
-    text = run("chat", addr, "Please name the capital of France.\nAnd of Italy?\n")
+    text = run("chat", addr, stdin="Please name the capital of France.\nAnd of Italy?\n")
     held = [int(line.split()[0][1:]) for line in text.splitlines() if line.endswith("tokens held by the servers]")]
     assert len(held) == 2 and held[0] < held[1]
     first, second = text.split("tokens held by the servers]")[:2]
@@ -62,6 +71,12 @@ def test_hidden_states_shows_a_norm_for_each_token(addr: str) -> None:
     text = run("hidden_states", addr)
     assert "Paris" in text
     assert "after block 15: (1, 7, 576), after the last: (1, 7, 576)" in text
+
+
+def test_private_swarm_answers_who_has_its_key_and_nobody_else(private: tuple[str, str]) -> None:
+    text = run("private_swarm", *private)
+    assert "Paris" in text.partition("without the key:")[0]
+    assert "shows no key" in text.partition("without the key:")[2]
 
 
 def test_every_example_has_a_test() -> None:

@@ -28,8 +28,8 @@ def _in_swarm(config: BootstrapConfig) -> tuple[BootstrapConfig, Joined]:
     """What is run, and for which swarm: the one joined last unless the flags say another."""
     last = None if config.new_swarm or config.initial_peers or config.swarm_key else JoinedFile.read()
     if last is None:
-        is_alone = not config.initial_peers
-        return config, which_swarm(config.initial_peers, new_swarm=is_alone, swarm_key=config.swarm_key)
+        is_new = config.new_swarm or not config.initial_peers
+        return config, which_swarm(config.initial_peers, new_swarm=is_new, swarm_key=config.swarm_key)
     kind = f"private swarm {last.line.key.fingerprint}" if last.line.key else "swarm"
     print(f"introducing peers of the {kind} joined last; --new-swarm begins another", file=sys.stderr, flush=True)
     if last.bootstrap_port is not None:
