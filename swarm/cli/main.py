@@ -27,6 +27,8 @@ class Command:
 COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
+    Command("monitor", "swarm.monitor.__main__", "show the swarm as a live web page, with an API and a history"),
+    Command("status", "swarm.status.__main__", "one look at the swarm: models, coverage, servers, alerts"),
     Command("doctor", "swarm.doctor.__main__", "examine a model on this machine"),
     Command(
         "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
