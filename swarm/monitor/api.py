@@ -37,7 +37,7 @@ def build_app(
 ) -> web.Application:
     """Return the application; without an `asker` servers' engines are not asked."""
     face = Face(board, history, asker, clock or SystemClock())
-    app = web.Application(middlewares=[guard(keys)], client_max_size=0)
+    app = web.Application(middlewares=[guard(keys)])
     app.router.add_get("/api/v1/state", face.state)
     app.router.add_get("/api/v1/models", face.models)
     app.router.add_get("/api/v1/peers/{peer}", face.peer)

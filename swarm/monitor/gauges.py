@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from swarm.clock import Clock
 from swarm.monitor.board import Board
-from swarm.monitor.state import ModelState, Standing
+from swarm.monitor.state import Level, ModelState, Standing
 
 
 class SwarmGauges(Collector):
@@ -33,8 +33,9 @@ class SwarmGauges(Collector):
         for model in models:
             for standing in Standing:
                 servers.add_metric([model.name, standing.value], model.count(standing))
-            for level in sorted({alert.level.value for alert in model.alerts}):
-                alerts.add_metric([model.name, level], sum(alert.level.value == level for alert in model.alerts))
+            for level in Level:
+                number = sum(alert.level is level for alert in model.alerts)
+                alerts.add_metric([model.name, level.value], number)
         yield servers
         yield alerts
         age = self._clock.unix() - self._board.state.taken_at

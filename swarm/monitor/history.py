@@ -1,8 +1,8 @@
 """History in an SQLite file: how many servers, how many blocks covered, what throughput, over days.
 
 Each sample goes into two slots, a fine one of `FINE` seconds and a coarse one of `COARSE`, which hold sums and minima
-of all samples in them; fine slots are kept for `FINE_KEPT` seconds, coarse ones as long as the owner wants. A long range
-is read from coarse slots, several of them joined. SQLite is called on one thread of its own.
+of all samples in them; fine slots are kept for `FINE_KEPT` seconds, coarse ones as long as the owner wants. A long
+range is read from coarse slots, several of them joined. SQLite is called on one thread of its own.
 """
 
 from __future__ import annotations
@@ -203,13 +203,13 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
     if tables and owner != _APPLICATION:
         raise UsageError(f"--history {path}: a database of another program; give another file")
+    if connection.execute("pragma quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("it is damaged")
     connection.execute("pragma journal_mode = wal")  # readers and a second monitor do not lock each other out
     connection.execute("pragma synchronous = normal")
     connection.execute(f"pragma application_id = {_APPLICATION}")
     with connection:
         connection.execute(_SCHEMA)
-    if connection.execute("pragma quick_check(1)").fetchone()[0] != "ok":
-        raise sqlite3.DatabaseError("it is damaged")
 
 
 def _refused(path: Path, error: Exception) -> UsageError:

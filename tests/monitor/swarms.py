@@ -10,7 +10,20 @@ from collections.abc import Sequence
 from swarm.types import PeerId, Reach, ServerRecord, ServerState, Span, View
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_NAMES = ("attic", "basement", "birch", "copper", "delta", "ember", "fjord", "garage", "harbour", "juniper", "kiln", "lab")
+_NAMES = (
+    "attic",
+    "basement",
+    "birch",
+    "copper",
+    "delta",
+    "ember",
+    "fjord",
+    "garage",
+    "harbour",
+    "juniper",
+    "kiln",
+    "lab",
+)
 
 
 def peer_id(seed: str) -> PeerId:
@@ -85,7 +98,7 @@ def household() -> list[View]:
     """Two models: one whole but thin in places, with servers of all standings; one with a gap."""
     seventy = [
         server("attic", 0, 32, per_s=2600),
-        server("garage-2×4090", 0, 44, per_s=5200, kernel="cuda"),
+        server("garage-4090", 0, 44, per_s=5200, kernel="cuda"),
         server("Elif's laptop", 32, 48, per_s=700, reach=Reach.RELAYED),
         server("lab-7", 44, 62, per_s=2400),
         server("lab-8", 44, 62, per_s=2300, next_span=Span(62, 80)),

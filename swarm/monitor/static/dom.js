@@ -20,21 +20,30 @@ export function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// Writing what is there already would end selections and cost a layout.
+// What was written last, by node: writing it again would end selections and cost a layout, and asking the document is slow.
+const said = new WeakMap();
+
+function isNew(node, name, value) {
+  const known = said.get(node);
+  if (!known) said.set(node, { [name]: value });
+  else if (known[name] === value) return false;
+  else known[name] = value;
+  return true;
+}
+
 export function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  if (isNew(node, "text", text)) node.textContent = text;
 }
 
 export function set(node, name, value) {
-  if (value === null || value === false) {
-    if (node.hasAttribute(name)) node.removeAttribute(name);
-  } else if (node.getAttribute(name) !== String(value)) {
-    node.setAttribute(name, value);
-  }
+  if (!isNew(node, name, value)) return;
+  if (value === null || value === false) node.removeAttribute(name);
+  else node.setAttribute(name, value);
 }
 
-export function style(node, name, value) {
-  if (node.style.getPropertyValue(name) !== value) node.style.setProperty(name, value);
+// All inline style of a node at once.
+export function dress(node, css) {
+  if (isNew(node, "css", css)) node.style.cssText = css;
 }
 
 // Puts `nodes` into `parent` in this order, moving as few as it can, and keeps the focus.

@@ -1,6 +1,6 @@
 // The map of a model: blocks from left to right; above, how much each of them can take; below, who serves it.
 
-import { arrange, make, say, set, style } from "./dom.js";
+import { arrange, dress, make, say, set } from "./dom.js";
 import { keyOf } from "./feed.js";
 import { blocks, many, nameOf, rate } from "./words.js";
 
@@ -34,7 +34,6 @@ export class BlockMap {
 
   show(model, servers) {
     this.model = model;
-    style(this.plot, "--blocks", String(model.num_blocks));
     this.showSkyline(model);
     this.showAxis(model.num_blocks);
     this.showBands(model);
@@ -46,8 +45,8 @@ export class BlockMap {
     say(this.scale, `columns: throughput, at most ${rate(most)} tokens/s; `);
     model.coverage.forEach((each, index) => {
       const column = this.skyline.children[index] ?? this.skyline.appendChild(make("i"));
-      place(column, each, model.num_blocks);
-      style(column, "height", each.servers ? `${Math.max(4, (100 * each.per_s) / most).toFixed(1)}%` : "0%");
+      const height = each.servers ? Math.max(4, (100 * each.per_s) / most).toFixed(1) : 0;
+      dress(column, `${place(each, model.num_blocks)};height:${height}%`);
       set(column, "data-servers", Math.min(each.servers, 3));
       set(column, "title", `${wordsFor(each)}: ${many(each.servers, "server")}, ${rate(each.per_s)} tokens/s`);
     });
@@ -61,7 +60,7 @@ export class BlockMap {
     const ticks = [];
     for (let block = 0; block < number; block += step) {
       const tick = make("span", {}, String(block));
-      style(tick, "left", `${((100 * (block + 0.5)) / number).toFixed(3)}%`);
+      dress(tick, `left:${((100 * (block + 0.5)) / number).toFixed(3)}%`);
       ticks.push(tick);
     }
     this.axis.replaceChildren(...ticks);
@@ -79,7 +78,7 @@ export class BlockMap {
     this.bands.replaceChildren(
       ...wanted.map((band) => {
         const node = make("div", { class: band.kind, "data-start": band.start, "data-end": band.end });
-        place(node, band, model.num_blocks);
+        dress(node, place(band, model.num_blocks));
         return node;
       }),
     );
@@ -90,8 +89,7 @@ export class BlockMap {
     const shown = servers.slice(0, MAX_BARS).sort((a, b) => a.start - b.start || b.end - a.end || (a.peer < b.peer ? -1 : 1));
     const { lanes, number } = pack(shown);
     const height = HEIGHTS.find(([most]) => number <= most)[1];
-    style(this.lanes, "--lane", `${height}px`);
-    style(this.lanes, "--lanes", String(Math.max(number, 1)));
+    dress(this.lanes, `--lane:${height}px;--lanes:${Math.max(number, 1)}`);
     set(this.lanes, "data-named", height >= NAMED);
     set(this.lanes, "aria-label", `${many(servers.length, "server")} of ${model.name}; arrow keys go from one to the next`);
     const fastest = Math.max(...shown.map((server) => server.per_s), 1e-9);
@@ -100,7 +98,7 @@ export class BlockMap {
       const key = keyOf(server.model, server.peer);
       const bar = this.bars.get(key) ?? make("a", { class: "server", tabindex: "-1" }, make("bdi"), make("small"));
       kept.set(key, bar);
-      this.dress(bar, server, model.num_blocks, lanes[index], fastest);
+      this.tell(bar, server, model.num_blocks, lanes[index], fastest);
       return bar;
     });
     this.bars = kept;
@@ -109,10 +107,8 @@ export class BlockMap {
     if (order.length && !order.some((bar) => bar.tabIndex === 0)) order[0].tabIndex = 0;
   }
 
-  dress(bar, server, number, lane, fastest) {
-    place(bar, server, number);
-    style(bar, "--row", String(lane));
-    style(bar, "--strength", (server.per_s / fastest).toFixed(2));
+  tell(bar, server, number, lane, fastest) {
+    dress(bar, `${place(server, number)};--row:${lane};--strength:${(server.per_s / fastest).toFixed(2)}`);
     set(bar, "href", `#/server/${encodeURIComponent(server.peer)}`);
     set(bar, "data-standing", server.standing);
     set(bar, "data-peer", server.peer);
@@ -160,15 +156,15 @@ function signsOf(bands, number, width) {
     if (taken.some(([from, to]) => left < to && from < left + wide)) continue;
     taken.push([left, left + wide]);
     const sign = make("b", { class: band.kind }, band.text);
-    style(sign, "left", `${left.toFixed(0)}px`);
+    dress(sign, `left:${left.toFixed(0)}px`);
     signs.push(sign);
   }
   return signs;
 }
 
-function place(node, span, number) {
-  style(node, "left", `${((100 * span.start) / number).toFixed(4)}%`);
-  style(node, "width", `${((100 * (Math.min(span.end, number) - span.start)) / number).toFixed(4)}%`);
+function place(span, number) {
+  const wide = (100 * (Math.min(span.end, number) - span.start)) / number;
+  return `left:${((100 * span.start) / number).toFixed(3)}%;width:${wide.toFixed(3)}%`;
 }
 
 function wordsFor(span) {

@@ -1,6 +1,6 @@
 // One server: what its record says, and what its engine tells while somebody looks.
 
-import { make, say, set, style } from "./dom.js";
+import { dress, make, say, set } from "./dom.js";
 import { age, blocks, count, endpoint, many, milliseconds, nameOf, rate, shortPeer } from "./words.js";
 
 const ASK_EVERY = 3000;
@@ -31,7 +31,7 @@ export class Panel {
     this.peer = peer;
     this.answer = null;
     this.node.hidden = !peer;
-    for (const marked of document.querySelectorAll("[data-chosen]")) marked.removeAttribute("data-chosen");
+    for (const marked of document.querySelectorAll("[data-chosen]")) set(marked, "data-chosen", null);
     if (!peer) {
       if (this.cameFrom?.isConnected) this.cameFrom.focus({ preventScroll: true });
       return;
@@ -91,8 +91,7 @@ export class Panel {
     const model = this.feed().models.get(server.model);
     const strip = make("div", { class: "strip", "aria-hidden": "true" }, make("i", { "data-standing": server.standing }));
     const number = model?.num_blocks ?? server.end;
-    style(strip.firstElementChild, "left", `${(100 * server.start) / number}%`);
-    style(strip.firstElementChild, "width", `${(100 * (server.end - server.start)) / number}%`);
+    dress(strip.firstElementChild, `left:${(100 * server.start) / number}%;width:${(100 * (server.end - server.start)) / number}%`);
     const next = server.next ? `, then ${blocks(...server.next)}` : "";
     return make(
       "section",
@@ -132,8 +131,8 @@ export class Panel {
     else {
       const used = engine.pages ? engine.pages_used / engine.pages : 0;
       const meter = make("div", { class: "meter", role: "img", "aria-label": `${Math.round(100 * used)} % of the pages are used` }, make("i"), make("i"));
-      style(meter.children[0], "width", `${100 * used}%`);
-      style(meter.children[1], "width", `${engine.pages ? (100 * engine.pages_cached) / engine.pages : 0}%`);
+      dress(meter.children[0], `width:${100 * used}%`);
+      dress(meter.children[1], `width:${engine.pages ? (100 * engine.pages_cached) / engine.pages : 0}%`);
       content = [
         make("h3", {}, "Engine, as it says now"),
         meter,

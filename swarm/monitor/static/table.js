@@ -129,13 +129,20 @@ class Row {
     this.cells = [...this.node.children];
   }
 
+  // What a search looks through; made when somebody searches.
+  get text() {
+    const { name, peer, model, standing, reach, quant, dtype, kernel, version, addrs } = this.server;
+    this.words ||= [name, peer, model, standing, reach, quant, dtype, kernel, version, ...addrs].join(" ").toLowerCase();
+    return this.words;
+  }
+
   show(server) {
     if (server === this.server) {
       say(this.cells[9].firstElementChild, COLUMNS[9][4](server)[0]);
       return;
     }
     this.server = server;
-    this.text = [server.name, server.peer, server.model, server.standing, server.reach, server.quant, server.dtype, server.kernel, server.version, ...server.addrs].join(" ").toLowerCase();
+    this.words = "";
     set(this.node, "data-standing", server.standing);
     set(this.node, "data-peer", server.peer);
     COLUMNS.forEach(([id, , , , lines], index) => {
@@ -152,11 +159,12 @@ class Row {
 }
 
 const TWO_LINES = new Set(["name", "blocks", "weights", "reach"]);
+const FOREIGN = new Set(["name", "model"]); // may be in any script; finding out its direction takes time
 const TEMPLATE = make(
   "tr",
   { role: "row" },
   ...COLUMNS.map(([id, head]) =>
-    make("td", { role: "cell", class: id, "data-head": head }, make(id === "name" ? "a" : "span", { dir: "auto" }), TWO_LINES.has(id) ? make("small") : null),
+    make("td", { role: "cell", class: id, "data-head": head }, make(id === "name" ? "a" : "span", { dir: FOREIGN.has(id) && "auto" }), TWO_LINES.has(id) ? make("small") : null),
   ),
 );
 
