@@ -20,30 +20,27 @@ export function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
 
-// What was written last, by node: writing it again would end selections and cost a layout, and asking the document is slow.
-const said = new WeakMap();
-
-function isNew(node, name, value) {
-  const known = said.get(node);
-  if (!known) said.set(node, { [name]: value });
-  else if (known[name] === value) return false;
-  else known[name] = value;
-  return true;
-}
-
+// What was written last is kept at the node: writing it again would end selections and cost a layout, and asking the
+// document for it is slow.
 export function say(node, text) {
-  if (isNew(node, "text", text)) node.textContent = text;
+  if (node.said === text) return;
+  node.said = text;
+  node.textContent = text;
 }
 
 export function set(node, name, value) {
-  if (!isNew(node, name, value)) return;
+  const known = (node.known ??= {});
+  if (known[name] === value) return;
+  known[name] = value;
   if (value === null || value === false) node.removeAttribute(name);
   else node.setAttribute(name, value);
 }
 
 // All inline style of a node at once.
 export function dress(node, css) {
-  if (isNew(node, "css", css)) node.style.cssText = css;
+  if (node.worn === css) return;
+  node.worn = css;
+  node.style.cssText = css;
 }
 
 // Puts `nodes` into `parent` in this order, moving as few as it can, and keeps the focus.

@@ -96,9 +96,10 @@ export class BlockMap {
     const kept = new Map();
     const order = shown.map((server, index) => {
       const key = keyOf(server.model, server.peer);
-      const bar = this.bars.get(key) ?? make("a", { class: "server", tabindex: "-1" }, make("bdi"), make("small"));
+      const bar = this.bars.get(key) ?? make("a", { class: "server", tabindex: "-1" });
       kept.set(key, bar);
       this.tell(bar, server, model.num_blocks, lanes[index], fastest);
+      this.name(bar, server, height >= NAMED);
       return bar;
     });
     this.bars = kept;
@@ -115,7 +116,14 @@ export class BlockMap {
     const where = `blocks ${blocks(server.start, server.end)}`;
     const words = `${nameOf(server)}: ${where}, ${server.standing}, ${rate(server.per_s)} tokens/s`;
     set(bar, "title", words);
-    set(bar, "aria-label", words);
+  }
+
+  name(bar, server, hasRoom) {
+    if (!hasRoom) {
+      if (bar.firstChild) bar.replaceChildren();
+      return;
+    }
+    if (!bar.firstChild) bar.append(make("bdi"), make("small"));
     say(bar.firstElementChild, nameOf(server));
     say(bar.lastElementChild, server.standing === "serving" ? `${rate(server.per_s)} tok/s` : server.standing);
   }

@@ -4,6 +4,7 @@ import { dress, make, say, set } from "./dom.js";
 import { age, blocks, count, endpoint, many, milliseconds, nameOf, rate, shortPeer } from "./words.js";
 
 const ASK_EVERY = 3000;
+const LOOK_EVERY = 300; // while the server is not in what we know
 
 export class Panel {
   constructor(node, feed) {
@@ -73,7 +74,8 @@ export class Panel {
   async ask() {
     const peer = this.peer;
     clearTimeout(this.timer);
-    if (!document.hidden) {
+    const isThere = [...this.feed().servers.values()].some((server) => server.peer === peer);
+    if (isThere && !document.hidden) {
       try {
         const answer = await fetch(`/api/v1/peers/${encodeURIComponent(peer)}`);
         const found = await answer.json();
@@ -84,7 +86,7 @@ export class Panel {
         // the line is down, which the page says elsewhere
       }
     }
-    if (this.peer === peer) this.timer = setTimeout(() => this.ask(), ASK_EVERY);
+    if (this.peer === peer) this.timer = setTimeout(() => this.ask(), isThere ? ASK_EVERY : LOOK_EVERY);
   }
 
   recordOf(server, told) {

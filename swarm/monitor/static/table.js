@@ -5,6 +5,7 @@ import { keyOf } from "./feed.js";
 import { age, blocks, count, firstEndpoint, nameOf, rate, shortPeer, STANDINGS } from "./words.js";
 
 const ORDER = Object.keys(STANDINGS);
+const MANY = 60; // rows from which those out of sight are not laid out
 const now = () => Date.now() / 1e3;
 const uptime = (server) => (server.since > 0 && server.since < now() + 60 ? Math.max(0, now() - server.since) : NaN);
 
@@ -55,6 +56,7 @@ export class ServerTable {
   show(servers, hasModels) {
     this.servers = servers;
     set(this.section.querySelector("table"), "data-models", hasModels);
+    set(this.section.querySelector("table"), "data-many", servers.length > MANY);
     const seen = new Map();
     for (const server of servers) {
       const key = keyOf(server.model, server.peer);
