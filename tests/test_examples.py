@@ -11,7 +11,7 @@ import pytest
 
 from swarm.blocks.native import kernel_name
 from swarm.blocks.native.binding import TORCH
-from swarm.demo.processes import local_swarm
+from swarm.demo.processes import Process, local_swarm
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +24,9 @@ def addr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield local.addr
 
 
-def run(name: str, addr: str, stdin: str = "") -> str:
+def run(name: str, *words: str, stdin: str = "") -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", addr], input=stdin, capture_output=True, text=True, timeout=180
+        [sys.executable, EXAMPLES / f"{name}.py", *words], input=stdin, capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -40,7 +40,7 @@ def test_generate_prints_an_answer_and_where_the_time_went(addr: str) -> None:
 
 def test_chat_keeps_its_session_over_the_turns(addr: str) -> None:
     # A prompt that the model answers alike in every weight format: most of its first tokens are near ties.
-    text = run("chat", addr, "Please name the capital of France.\nAnd of Italy?\n")
+    text = run("chat", addr, stdin="Please name the capital of France.\nAnd of Italy?\n")
     held = [int(line.split()[0][1:]) for line in text.splitlines() if line.endswith("tokens held by the servers]")]
     assert len(held) == 2 and held[0] < held[1]
     first, second = text.split("tokens held by the servers]")[:2]
@@ -62,6 +62,19 @@ def test_hidden_states_shows_a_norm_for_each_token(addr: str) -> None:
     text = run("hidden_states", addr)
     assert "Paris" in text
     assert "after block 15: (1, 7, 576), after the last: (1, 7, 576)" in text
+
+
+def test_monitor_api_tells_what_the_swarm_looks_like(addr: str, tmp_path: Path) -> None:
+    flags = ["--port", "0", "--history", str(tmp_path / "history"), "--api-key", "example-key"]
+    monitor = Process.start("swarm.monitor", "--initial-peers", addr, *flags, log=tmp_path / "log")
+    try:
+        url = monitor.wait_ready()["url"]
+        text = run("monitor_api", url, "example-key")
+        assert "smollm2-135m: whole" in text and "warn: blocks 0-29 have one server" in text
+        assert "blocks 0:12 serving at 12D3KooW" in text and text.endswith("event: state\nevent: change\n")
+        assert "example-key" not in "".join(monitor.lines) + (tmp_path / "log").read_text(encoding="utf-8")
+    finally:
+        monitor.stop()
 
 
 def test_every_example_has_a_test() -> None:
