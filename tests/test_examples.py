@@ -11,7 +11,7 @@ import pytest
 
 from swarm.blocks.native import kernel_name
 from swarm.blocks.native.binding import TORCH
-from swarm.demo.processes import local_swarm
+from swarm.demo.processes import Process, local_swarm
 from swarm.swarm_key import SwarmKey
 
 pytestmark = pytest.mark.slow
@@ -77,6 +77,19 @@ def test_private_swarm_answers_who_has_its_key_and_nobody_else(private: tuple[st
     text = run("private_swarm", *private)
     assert "Paris" in text.partition("without the key:")[0]
     assert "shows no key" in text.partition("without the key:")[2]
+
+
+def test_monitor_api_tells_what_the_swarm_looks_like(addr: str, tmp_path: Path) -> None:
+    flags = ["--port", "0", "--history", str(tmp_path / "history"), "--api-key", "example-key"]
+    monitor = Process.start("swarm.monitor", "--initial-peers", addr, *flags, log=tmp_path / "log")
+    try:
+        url = monitor.wait_ready()["url"]
+        text = run("monitor_api", url, "example-key")
+        assert "smollm2-135m: whole" in text and "warn: blocks 0-29 have one server" in text
+        assert "blocks 0:12 serving at 12D3KooW" in text and text.endswith("event: state\nevent: change\n")
+        assert "example-key" not in "".join(monitor.lines) + (tmp_path / "log").read_text(encoding="utf-8")
+    finally:
+        monitor.stop()
 
 
 def test_every_example_has_a_test() -> None:

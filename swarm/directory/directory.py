@@ -191,15 +191,23 @@ class Directory:
         alive = tuple(record for record in records if record.state is not ServerState.OFFLINE)
         return View(model=model, records=alive, taken_at=self._clock.unix())
 
-    async def models(self) -> tuple[ModelEntry, ...]:
-        """Return the models that are served now, those with most servers first.
+    async def views(self) -> tuple[View, ...]:
+        """Return a snapshot of each model that the registry lists, those listed by most servers first.
 
         Raises:
             SwarmUnreachable: A search took too long.
         """
         entries = [entry for entry in await self._find(registry_key(self._key)) if isinstance(entry, RegistryEntry)]
         names = [name for name, _ in Counter(entry.name for entry in entries).most_common(MAX_MODELS)]
-        views = await asyncio.gather(*(self.view(name) for name in names))
+        return tuple(await asyncio.gather(*(self.view(name) for name in names)))
+
+    async def models(self) -> tuple[ModelEntry, ...]:
+        """Return the models that are served now, those with most servers first.
+
+        Raises:
+            SwarmUnreachable: A search took too long.
+        """
+        views = await self.views()
         served = Counter(
             (record.model, record.fingerprint, record.num_blocks) for view in views for record in view.records
         )

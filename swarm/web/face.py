@@ -40,7 +40,7 @@ async def operators_face(
     keys = read_keys(key_file) if key_file is not None else Keys()
     if not keys and not is_loopback(host):
         raise UsageError(f"--metrics-host {host} lets other machines in: give --metrics-key-file FILE too")
-    app = web.Application(middlewares=[guard(keys)])  # type: ignore[list-item]
+    app = web.Application(middlewares=[guard(keys)])
     add_metrics(app, registry_of(read))
 
     async def healthz(_: web.Request) -> web.Response:

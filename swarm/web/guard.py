@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from yarl import URL
 
 from swarm.web.keys import Keys, is_loopback
@@ -23,7 +24,7 @@ _HEADERS = {
 }
 
 
-def guard(keys: Keys) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guard(keys: Keys) -> Middleware:
     """Return the middleware that lets only those in who may; it goes first in an application.
 
     401 without one of `keys`, if any are set, on every path but /healthz; 403 for what a page of another origin sends,
@@ -63,7 +64,8 @@ def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
             kind="authentication_error",
             code="invalid_api_key",
         )
-        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password", Bearer'}
+        # One scheme alone: browsers do not ask for a password when another one follows in the same line.
+        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password"'}
         return web.json_response(body, status=401, headers=_HEADERS | challenge)
     if reason := _foreign(request, keys):
         return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
