@@ -69,6 +69,7 @@ BROAD_HANDLERS = {
     "directory/joining.py": "a periodic task: the next round may do better",
     "directory/signed.py": "msgpack raises unrelated classes on garbage; all mean: not one of our records",
     "doctor/checks.py": "what a thread raises is raised again where it is awaited",
+    "monitor/watcher.py": "a periodic task over strangers' records: the next look may do better",
     "network/stream.py": "whatever a peer sends ends its own stream and nothing else",
     "server/batcher.py": "whatever a step does, the server goes on",
     "server/engine.py": "what a called function raises is raised again where it is awaited",

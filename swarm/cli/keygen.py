@@ -17,9 +17,7 @@ from swarm.swarm_key import SwarmKey
 class KeygenConfig:
     """Make the key of a private swarm, in a file that only you can read; every member needs the same."""
 
-    file: Path = field(
-        default=Path("swarm.key"), metadata=flag("where to; never overwritten", positional=True, parse=Path)
-    )
+    file: str = field(default="swarm.key", metadata=flag("where to; never overwritten", positional=True))
     debug: bool = field(default=False, metadata=flag("log more, and show tracebacks"))
 
 
@@ -30,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _keygen(config: KeygenConfig) -> None:
     key = SwarmKey.generate()
-    key.write(config.file)
-    print(f"key={config.file} fingerprint={key.fingerprint}")
+    key.write(Path(config.file))
+    print(f"key={Path(config.file)} fingerprint={key.fingerprint}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def build_app(
     app.router.add_get("/api/v1/models", face.models)
     app.router.add_get("/api/v1/peers/{peer}", face.peer)
     app.router.add_get("/api/v1/history", face.history)
-    app.router.add_get("/api/v1/events", face.events)
+    app.router.add_get("/api/v1/events", face.events, allow_head=False)
     app.router.add_get("/healthz", face.health)
     add_metrics(app, registry_of(board, clock or SystemClock()))
     add_page(app, "swarm.monitor")
@@ -78,7 +78,7 @@ class Face:
         found = [each for model in self._board.state.models for each in model.servers if each.record.peer == peer]
         if not found:
             return _refused(404, "no server with this peer id is in the swarm now")
-        answer = Answer(problem="not asked: it takes no sessions")
+        answer = Answer(problem="not asked: " + ("it takes no sessions" if self._asker else "this monitor asks nobody"))
         is_alive = any(each.standing in (Standing.SERVING, Standing.LEAVING, Standing.OTHER) for each in found)
         if self._asker is not None and is_alive:
             answer = await self._asker.ask(found[0].record)

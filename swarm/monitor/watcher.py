@@ -76,14 +76,18 @@ class Watcher:
             if not self._directory.is_connected:
                 # Whoever was asked is gone: silence is no news of the servers.
                 raise SwarmUnreachable("nobody of the swarm answers any more")
+            now = self._clock.unix()
+            return self._memory.complete(survey(views, now=now), now=now)
         except SwarmUnreachable as error:
-            self.failures += 1
-            if not self._board.state.problem or not self._board.looks:
-                logger.warning("the swarm is not seen: %s", error)
-            before = self._board.state
-            return SwarmState(taken_at=before.taken_at, models=before.models, problem=str(error))
-        now = self._clock.unix()
-        return self._memory.complete(survey(views, now=now), now=now)
+            problem = str(error)
+        except Exception as error:  # a periodic task over strangers' records: the next look may do better
+            logger.debug("a look failed", exc_info=error)
+            problem = f"looking failed: {type(error).__name__}: {error}"
+        self.failures += 1
+        before = self._board.state
+        if problem != before.problem:
+            logger.warning("the swarm is not seen: %s", problem)
+        return SwarmState(taken_at=before.taken_at, models=before.models, problem=problem)
 
 
 class Memory:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+import swarm
 from swarm.monitor import board as boards
 from swarm.monitor import survey
 from swarm.monitor.history import Sample
@@ -23,6 +24,7 @@ from swarm.types import View
 from tests.monitor.serving import Face, face, face_beside
 from tests.monitor.swarms import household, peer_id, server, view
 
+ROOT = Path(swarm.__file__).parent
 KEY = "monitor-secret-key"
 ROUTES = (
     "/",
@@ -213,6 +215,13 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with face_beside(tmp_path_factory.mktemp("beside")) as running:
         running.put_up(household())
         yield running
+
+
+def test_all_pages_have_one_palette() -> None:
+    ours, gateways = (ROOT / room / "static" / "palette.css" for room in ("monitor", "gateway"))
+    if not gateways.exists():
+        pytest.skip("this tree has no gateway")
+    assert ours.read_bytes() == gateways.read_bytes()
 
 
 def test_views_of_every_kind_become_json() -> None:

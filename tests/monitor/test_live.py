@@ -20,6 +20,7 @@ from swarm.demo.fleet import Fleet, fleet
 from swarm.demo.processes import Process
 from tests.builders import make_llama
 from tests.monitor.browsing import browsing, needs_browser, visiting
+from tests.pictures import picture_path
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,10 @@ def test_servers_come_and_go_on_the_page_as_they_do_in_the_swarm(
     swarm: Fleet, browser: Browser, tmp_path: Path
 ) -> None:
     history = tmp_path / "history.sqlite"
-    with monitoring(swarm, history) as (process, url), visiting(browser, url) as visit:
+    with (
+        monitoring(swarm, history) as (process, url),
+        visiting(browser, url, width=1300, height=740, color_scheme="dark") as visit,
+    ):
         visit.wait(lambda: visit.count(ROWS) == 1)
         visit.page.evaluate("document.body.dataset.mine = 'not loaded again'")
         assert "blocks 4-5 have no server" in visit.page.locator(".alerts").all_text_contents()[0]
@@ -89,6 +93,7 @@ def test_servers_come_and_go_on_the_page_as_they_do_in_the_swarm(
         visit.page.click(f"{row} .name a")
         visit.wait(lambda: "Engine, as it says now" in visit.text("#panel"))
         assert "0 running, 0 waiting" in visit.text("#panel")
+        visit.page.screenshot(path=picture_path("monitor-server", tmp_path))
         visit.page.keyboard.press("Escape")
 
         swarm.signal("second", signal.SIGKILL)

@@ -12,6 +12,7 @@ import pytest
 
 from swarm.cli import parse_flags
 from swarm.errors import UsageError
+from swarm.membership import Joined
 from swarm.monitor import MonitorConfig
 from swarm.monitor.running import default_history, monitor
 from tests.directory.members import member
@@ -28,7 +29,7 @@ DEAD = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWEZXjE41uU4EL2gpkAQeDXYok6wghN7wwNVPF5bw
 )
 async def test_doors_that_would_stand_open_are_refused(flags: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        await monitor(parse_flags(MonitorConfig, flags), [DEAD])
+        await monitor(parse_flags(MonitorConfig, flags), Joined((DEAD,), None))
 
 
 @pytest.mark.parametrize("flags", ["--port 70000", "--retention 0", "--retention nan", "--interval 0.1"])
@@ -53,7 +54,9 @@ async def test_it_is_ready_with_its_first_view_and_says_when_nobody_answers_any_
         server = await swarm.enter_async_context(member(bootstrap.peer.addrs[0]))
         assert await server.announce(public_name="somebody")
         flags = ["--port", "0", "--history", str(tmp_path / "h"), "--interval", "0.5"]
-        task = asyncio.create_task(monitor(parse_flags(MonitorConfig, flags), [str(bootstrap.peer.addrs[0])]))
+        task = asyncio.create_task(
+            monitor(parse_flags(MonitorConfig, flags), Joined((str(bootstrap.peer.addrs[0]),), None))
+        )
         try:
             told = ""
             while "ready " not in told:

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from swarm.errors import SwarmUnreachable, UsageError
+from swarm.membership import Joined
 from swarm.monitor import SwarmState, survey
 from swarm.status import StatusConfig, as_text
 from swarm.status.looking import look
@@ -44,7 +45,7 @@ def test_a_large_model_fits_a_terminal_and_shows_its_worst() -> None:
 
 async def test_nobody_there_is_told_with_the_reason() -> None:
     with pytest.raises(SwarmUnreachable, match=r"no initial peer answers within 0.5 s: .*/tcp/9/.*refused"):
-        await look([DEAD], model=None, timeout=0.5)
+        await look(Joined((DEAD,), None), model=None, timeout=0.5)
 
 
 def test_no_time_to_look_is_refused() -> None:

@@ -5,9 +5,8 @@ import { Feed } from "./feed.js";
 import { ModelCard } from "./model.js";
 import { Panel } from "./panel.js";
 import { ServerTable } from "./table.js";
-import { age, count, many } from "./words.js";
+import { age, count } from "./words.js";
 
-const PAGE_TOKENS = 16;
 const byId = (id) => document.getElementById(id);
 
 const cards = new Map();
@@ -28,7 +27,7 @@ function render() {
   tellTotals(feed.frame.totals);
   const problem = byId("problem");
   problem.hidden = !feed.frame.problem;
-  say(problem, feed.frame.problem ? `What is shown may be old: ${feed.frame.problem}` : "");
+  say(problem, feed.frame.at ? `What is shown may be old: ${feed.frame.problem}` : feed.frame.problem);
   const perModel = new Map(models.map((model) => [model.name, []]));
   for (const server of servers) perModel.get(server.model)?.push(server);
   for (const name of [...cards.keys()]) {
@@ -56,7 +55,7 @@ function render() {
 function tellHeadline(models) {
   const broken = models.filter((model) => !model.is_whole);
   const thin = models.filter((model) => model.is_whole && model.fewest === 1);
-  let text = "Nobody serves a model here yet";
+  let text = feed.frame.at ? "Nobody serves a model here yet" : "Looking at the swarm…";
   let level = "note";
   if (broken.length === 1) text = `${broken[0].name} cannot be used: ${lacking(broken[0])}`;
   else if (broken.length) text = `${broken.length} of ${models.length} models cannot be used`;
@@ -79,7 +78,7 @@ function tellTotals(totals) {
     ["servers", count(totals.servers ?? 0), `${count(totals.serving ?? 0)} serving`],
     ["models", count(totals.models ?? 0), `${count(totals.models_whole ?? 0)} whole`],
     ["steps in work", count(totals.load ?? 0), "on all servers"],
-    ["room for context", count((totals.free_pages ?? 0) * PAGE_TOKENS), `tokens in ${many(totals.free_pages ?? 0, "free page")}`],
+    ["free pages", count(totals.free_pages ?? 0), "for 16 tokens each"],
   ];
   const list = byId("totals");
   if (!list.children.length) {
@@ -95,8 +94,10 @@ function tellTotals(totals) {
 
 function tellLive() {
   const node = byId("live");
-  const since = feed.frame.at ? Date.now() / 1e3 - feed.frame.at : NaN;
   const isFresh = isOnline && !feed.frame.problem;
+  // While all is well our own clock alone counts: the monitor's may be another machine's.
+  const heard = (performance.now() - feed.frame.heard) / 1e3;
+  const since = !feed.frame.at ? NaN : feed.frame.problem ? Date.now() / 1e3 - feed.frame.at : heard;
   set(node, "data-state", isFresh ? "live" : isOnline ? "stale" : "lost");
   const seen = since >= 0 ? `seen ${since < 3 ? "just now" : `${age(since)} ago`}` : "";
   const says = isFresh ? "live" : isOnline ? "not up to date" : "connection to the monitor lost, trying again";

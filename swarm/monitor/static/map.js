@@ -42,7 +42,7 @@ export class BlockMap {
 
   showSkyline(model) {
     const most = Math.max(...model.coverage.map((each) => each.per_s), 1e-9);
-    say(this.scale, `columns: throughput, at most ${rate(most)} tokens/s; `);
+    say(this.scale, `columns up to ${rate(most)} tok/s`);
     model.coverage.forEach((each, index) => {
       const column = this.skyline.children[index] ?? this.skyline.appendChild(make("i"));
       const height = each.servers ? Math.max(4, (100 * each.per_s) / most).toFixed(1) : 0;
