@@ -9,7 +9,6 @@ from swarm.client.explain import StepTiming
 from swarm.client.session import Session
 from swarm.types import Hop
 
-
 MAX_KEPT = 128
 """Steps whose timings are kept beyond a session's end: whoever shows texts may hold hundreds of streams."""
 
