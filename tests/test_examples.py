@@ -92,6 +92,11 @@ def test_monitor_api_tells_what_the_swarm_looks_like(addr: str, tmp_path: Path) 
         monitor.stop()
 
 
+def test_the_openai_client_streams_an_answer_of_the_gateway(addr: str) -> None:
+    text = run("openai_client", addr)
+    assert text.startswith("smollm2-135m: ") and "Paris" in text
+
+
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     assert all(f'run("{path.stem}"' in tests for path in EXAMPLES.glob("*.py"))

@@ -35,6 +35,7 @@ COMMANDS = (
     Command("doctor", "swarm.doctor.__main__", "find out what is wrong: here, in the swarm, or with a model"),
     Command("monitor", "swarm.monitor.__main__", "show the swarm as a live web page, with an API and a history"),
     Command("status", "swarm.status.__main__", "one look at the swarm: models, coverage, servers, alerts"),
+    Command("gateway", "swarm.gateway.__main__", "answer OpenAI-compatible HTTP requests with models of a swarm"),
     Command(
         "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
     ),

@@ -26,6 +26,7 @@ from swarm.errors import ModelNotFound, UsageError
 from swarm.log import get_logger
 from swarm.membership import choose_swarm
 from swarm.swarm_key import SwarmKey
+from swarm.types import ModelEntry
 
 logger = get_logger(__name__)
 
@@ -83,6 +84,24 @@ class AutoModelForCausalLM:
             connection=connection,
             generation_config=_generation_config(checkpoint),
         )
+
+
+def served_models(
+    *,
+    initial_peers: Sequence[str] = (),
+    swarm_key: str | os.PathLike[str] | SwarmKey | None = None,
+    **options: Any,
+) -> tuple[ModelEntry, ...]:
+    """Join a swarm and return the models that it serves now, those with most servers first.
+
+    Args:
+        initial_peers, swarm_key: As of `AutoModelForCausalLM`; models that are loaded with the same options share the connection.
+        options: Fields of `ClientConfig`.
+
+    Raises:
+        SwarmUnreachable, AddressInvalid, UsageError: As there.
+    """
+    return bridge().run(_connect(_config(initial_peers, swarm_key, options)).models())
 
 
 class AutoTokenizer:

@@ -26,13 +26,16 @@ from swarm.client.prefixes import KnownPrefixes, filled_pages
 from swarm.client.session import Session
 from swarm.client.splicing import Pending
 from swarm.client.step_run import StepRun
-from swarm.errors import SwarmError, TokenOutOfRange
+from swarm.errors import SwarmError, SwarmUnreachable, TokenOutOfRange
+from swarm.planning import Agreement
 from swarm.types import Hop, PeerId, Span
 from swarm.wire import Close, Find, Found, Message, Open, Opened, Result, Step
 from swarm.wire.codecs import decode_tensor, encode_tensor
 from swarm.wire.encoding import error_of
 from swarm.wire.limits import HASH_BYTES
+from swarm.wire.rows import Timing
 from tests.fake_wire import End, join
+from tests.planning.views import record, view
 
 VOCABULARY, WIDTH, CONTEXT = 97, 2, 256
 END = 96
@@ -83,6 +86,8 @@ class DigestSwarm:
         sessions: All that were opened, as the hops see them.
         fails: Asked for each step; what it returns is told instead of a result.
         is_silent: Steps get no answer.
+        is_alone: The directory cannot be reached.
+        missing: Why no session is opened.
         found: For each hop the pages that it keeps: by lineage and hash.
         asked: Finds that came, of all hops.
         num_tokens: That were computed at the first hop.
@@ -95,6 +100,8 @@ class DigestSwarm:
         self.sessions: list[Held] = []
         self.fails: Any = lambda step: None
         self.is_silent = False
+        self.is_alone = False
+        self.missing: SwarmError | None = None
         self.found: list[set[tuple[bytes, bytes]]] = [set() for _ in range(num_hops)]
         self.asked: list[Find] = []
         self.num_tokens = 0
@@ -113,6 +120,8 @@ class DigestSwarm:
         return sum(not held.is_closed for held in self.sessions)
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
+        if self.missing is not None:
+            raise self.missing
         hops = [Hop(PeerId(f"hop{index}"), index, index + 1) for index in range(self.num_hops)]
         pairs = [join("client", hop.peer) for hop in hops]
         legs = [Leg(hop, near.as_channel(), ()) for hop, (near, _) in zip(hops, pairs, strict=True)]
@@ -122,7 +131,11 @@ class DigestSwarm:
         self.sessions.append(held)
         for index, (near, far) in enumerate(pairs):
             near.receiver, far.receiver = self, HopEnd(held, index)
-        await session.open(wanted)
+        try:
+            await session.open(wanted)
+        except BaseException:
+            self.forget(session)
+            raise
         return session
 
     async def step(self, session: Session, *words: Any) -> Tensor:
@@ -135,6 +148,22 @@ class DigestSwarm:
     async def mend(self, session: Session, error: SwarmError, pending: Pending) -> None:
         """There are no other hops."""
         raise error
+
+    @property
+    def routes(self) -> DigestSwarm:
+        return self
+
+    async def agreement(self, model: Model) -> Agreement:
+        """Return servers of all blocks, if sessions can be opened."""
+        if self.is_alone:
+            raise SwarmUnreachable("looking took too long")
+        return Agreement(view() if self.missing else view(record("hop0", 0, 2), record("hop1", 2, 4)), ())
+
+    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
+        """Return what the legs of a route should take, each a second, and no advice."""
+        if self.is_alone:
+            raise SwarmUnreachable("looking took too long")
+        return [1.0] * (len(hops) + 1), ""
 
     def forget(self, session: Session) -> None:
         session.close()
@@ -180,7 +209,7 @@ class Held:
         outputs = [[float(value), 0.0] for row in step.rows for value in self._outputs(row, hidden, step)]
         self._keep(step)
         output = torch.tensor(outputs).view(-1, WIDTH)
-        result = Result(step.session, step.step, step.codec, len(output))
+        result = Result(step.session, step.step, step.codec, len(output), Timing(10, 20, 40).packed() * len(self.ends))
         self.ends[-1].send(result, encode_tensor(output, step.codec))
 
     def _outputs(self, row: Any, hidden: Tensor, step: Step) -> Iterator[int]:
