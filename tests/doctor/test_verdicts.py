@@ -248,7 +248,7 @@ def test_of_many_servers_some_are_dialled_and_each_once() -> None:
 
 def test_what_strangers_wrote_neither_steers_a_terminal_nor_fills_it(capsys: pytest.CaptureFixture[str]) -> None:
     evil = fault("servers", Code.PORT_CLOSED, f"\x1b[2J\nok all fine{'x' * 5000}\u202e", "\x07do this")
-    assert not tell([ok("disk", "room"), evil], is_json=False)
+    assert not tell([ok("disk", "room"), evil], seconds=1.0, is_json=False)
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) == 3 and shown.isprintable() is False
     assert "\x1b" not in shown and "\u202e" not in shown and "\x07" not in shown and len(shown) < MAX_SHOWN + 300
