@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 
 from swarm.cli import parse_flags, run, run_plain
@@ -24,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from swarm.doctor.examination import examine
         from swarm.doctor.report import tell
 
-        passed.append(tell(await examine(config), is_json=config.json))
+        began = time.monotonic()
+        findings = await examine(config)
+        passed.append(tell(findings, seconds=time.monotonic() - began, is_json=config.json))
 
     status = run(look, config)
     return status or int(not all(passed))

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from swarm.doctor.findings import Finding, Level
 
 
-def tell(findings: Sequence[Finding], *, is_json: bool) -> bool:
-    """Print the findings to stdout; whether none is a fault."""
+def tell(findings: Sequence[Finding], *, seconds: float, is_json: bool) -> bool:
+    """Print the findings, which took `seconds`, to stdout; whether none is a fault."""
     faults, warnings = (sum(each.level is level for each in findings) for level in (Level.FAULT, Level.WARNING))
     if is_json:
         table = {
             "healthy": not faults,
             "faults": faults,
             "warnings": warnings,
+            "seconds": round(seconds, 2),
             "findings": [each.as_json() for each in findings],
         }
         print(json.dumps(table), flush=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,20 +22,9 @@ from swarm.swarm_key import SwarmKey
 from swarm.types import Span
 from tests.builders import make_llama
 from tests.directory.members import member
-from tests.doctor.conftest import LIMIT, Examine, Ward, codes, environment, faults
+from tests.doctor.conftest import Examine, Ward, codes, doctor, faults
 
 pytestmark = pytest.mark.slow
-
-
-def doctor(*argv: str, module: tuple[str, ...] = ("swarm.doctor",), **env: str) -> tuple[int, list[str], str]:
-    """Run the command; return its status, the codes of its faults, and all that it printed."""
-    began = time.monotonic()
-    command = [sys.executable, "-m", *module, *argv, "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment(**env), timeout=60)
-    assert time.monotonic() - began <= LIMIT
-    assert ended.stdout, ended.stderr
-    findings = json.loads(ended.stdout)["findings"]
-    return ended.returncode, [each["code"] for each in findings if each["level"] == "fault"], ended.stdout
 
 
 def stranger() -> str:
@@ -204,13 +191,6 @@ def test_a_wrong_clock_is_told_by_how_much_and_whose_it_is(ward: Ward) -> None:
     late = dict(line.split("=", 1) for line in ward.processes["late"].lines[-1].split()[1:])
     status, found, text = doctor("--initial-peers", late["addr"])
     assert (status, found) == (1, ["SW12"]) and "60 s" in text and late["peer"] in text
-
-
-@pytest.mark.long
-def test_our_own_wrong_clock_is_told(ward: Ward) -> None:
-    ours = ("tests.doctor.shifted", "-40", "swarm.doctor")
-    status, found, text = doctor(ward.model("tiny"), "--initial-peers", ward.addr, module=ours)
-    assert (status, found) == (1, ["SW12"]) and "this machine's clock is 40 s behind" in text
 
 
 async def test_a_port_that_something_else_has_is_told(ward: Ward, diagnose: Examine) -> None:

@@ -59,21 +59,17 @@ def lost_without(view: View, peer: PeerId) -> tuple[Span, ...]:
 
 
 def _sort(view: View, own: Own | None) -> _Sorted:
-    agreement = agree(view, own.fingerprint if own is not None else None)
-    kept, others = [], [(record, "") for record in agreement.others]
-    for record in agreement.view.records:
-        blocks = _differing(record, own.digests if own is not None else {})
-        if blocks:
-            others.append((record, ""))
-        else:
-            kept.append(record)
-    wanted = own.fingerprint if own is not None else next((record.fingerprint for record in kept), "")
+    """Split by our own files as far as they were read, and by the majority where they say nothing."""
     digests = dict(own.digests) if own is not None else {}
+    fingerprint = own.fingerprint if own is not None else None
+    agreement = agree(replace(view, records=tuple(r for r in view.records if not _differing(r, digests))), fingerprint)
+    kept = agreement.view.records
+    wanted = fingerprint or next((record.fingerprint for record in kept), "")
     for record in kept:
         told = zip(range(record.span.start, record.span.end), record.digests, strict=True)
         digests.update({block: digest for block, digest in told if digest})
-    how = tuple((record, _difference(record, wanted, digests)) for record, _ in others)
-    return _Sorted(replace(view, records=tuple(kept)), how)
+    others = [record for record in view.records if record not in kept]
+    return _Sorted(agreement.view, tuple((record, _difference(record, wanted, digests)) for record in others))
 
 
 def _differing(record: ServerRecord, digests: Mapping[int, str]) -> tuple[Span, ...]:
