@@ -129,10 +129,10 @@ def test_pure_rooms_do_not_load_torch() -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_of_a_command_does_not_load_torch(command: Command) -> None:
     code = (
-        "import runpy, sys\n"
-        "sys.argv[1:] = ['--help']\n"
+        "import sys\n"
+        "from importlib import import_module\n"
         "try:\n"
-        f"    runpy.run_module('{command.target}', run_name='__main__')\n"
+        f"    import_module('{command.target}').main(['--help'])\n"
         "except SystemExit as end:\n"
         "    assert end.code == 0\n"
         "assert 'torch' not in sys.modules\n"

@@ -270,6 +270,9 @@ class Peer:
             self._died.exception()
         raise error
 
+    async def _beat(self) -> None:
+        await self._channels.beat(self.config.timeouts.heartbeat_interval / 2)
+
     async def _close(self) -> None:
         for listener in (self._server, self._direct):
             if listener is not None:
@@ -285,8 +288,7 @@ class Peer:
 async def _owning(peer: Peer) -> AsyncIterator[None]:
     try:
         async with asyncio.TaskGroup() as group:
-            beat = peer._channels.beat(peer.config.timeouts.heartbeat_interval / 2)
-            tasks = [group.create_task(peer._watch()), group.create_task(beat)]
+            tasks = [group.create_task(peer._watch()), group.create_task(peer._beat())]
             try:
                 yield
             finally:

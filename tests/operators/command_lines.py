@@ -54,7 +54,7 @@ def in_markdown(file: Path) -> Iterator[CommandLine]:
 
 def command_words(words: Sequence[str]) -> tuple[str, ...]:
     """Return name and arguments of a command, however it is started."""
-    words = list(words)
+    words = [word for word in words if not word.startswith("$")]
     while "=" in words[0] and not words[0].startswith("-"):
         del words[0]
     if words[0].rpartition("/")[2].startswith("python"):
