@@ -95,8 +95,8 @@ def served_models(
     """Join a swarm and return the models that it serves now, those with most servers first.
 
     Args:
-        initial_peers, swarm_key: As of `AutoModelForCausalLM`; models that are loaded with the same options share the connection.
-        options: Fields of `ClientConfig`.
+        initial_peers, swarm_key: As of `AutoModelForCausalLM`.
+        options: Fields of `ClientConfig`; models that are loaded with the same ones share the connection.
 
     Raises:
         SwarmUnreachable, AddressInvalid, UsageError: As there.
