@@ -71,6 +71,7 @@ class Explanation:
         answer: Of it, the leg from the last hop back to us.
         step: A whole step: what the hops take, their legs, and the answer sum up to it.
         num_steps: How many decode steps the typical ones were chosen from.
+        num_failovers: How often hops were replaced: they were lost, left, or others had become better.
         advice: What would be faster, in words; empty if nothing is.
     """
 
@@ -79,6 +80,7 @@ class Explanation:
     step: float
     num_steps: int
     answer: float = 0.0
+    num_failovers: int = 0
     advice: str = ""
 
     @property
@@ -97,26 +99,34 @@ class Explanation:
             )
         lines.append(f"{'back':>9}  {'':<12} {_ms(self.answer)}")
         lines.append(f"network {_ms(self.network)} · a step {_ms(self.step)} · middle half of {self.num_steps} steps")
+        if self.num_failovers:
+            lines.append(f"hops were replaced {self.num_failovers} time(s)")
         if self.advice:
             lines.append(self.advice)
         return "\n".join(lines)
 
 
 def explain(
-    hops: Sequence[Hop], steps: Sequence[StepTiming], *, legs: Sequence[float] = (), advice: str = ""
+    hops: Sequence[Hop],
+    steps: Sequence[StepTiming],
+    *,
+    legs: Sequence[float] = (),
+    num_failovers: int = 0,
+    advice: str = "",
 ) -> Explanation:
     """Return the means over the typical of the smallest steps (the decode ones) among `steps`; zeros without any.
 
     Args:
         legs: Seconds that each leg of the route should take, the way back included: by these the network's time is
             shared out; equally without them.
+        num_failovers: See `Explanation`.
         advice: See `Explanation`.
     """
     fewest = min((step.tokens for step in steps), default=0)
     decode = [step for step in steps if step.tokens == fewest and len(step.hops) == len(hops)]
     if not decode:
         empty = tuple(HopTimes(hop=hop, queue=0.0, compute=0.0, handling=0.0) for hop in hops)
-        return Explanation(hops=empty, network=0.0, step=0.0, num_steps=0, advice=advice)
+        return Explanation(hops=empty, network=0.0, step=0.0, num_steps=0, num_failovers=num_failovers, advice=advice)
     typical = _middle_half(decode)
     network = fmean(step.network for step in typical)
     weights = list(legs) if len(legs) == len(hops) + 1 and sum(legs) > 0 else [1.0] * (len(hops) + 1)
@@ -131,6 +141,7 @@ def explain(
         step=fmean(step.seconds for step in typical),
         num_steps=len(decode),
         answer=shares[-1],
+        num_failovers=num_failovers,
         advice=advice,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -33,7 +34,8 @@ from swarm.client.streaming.mailbox import Mailbox
 from swarm.client.streaming.options import Asked, read_options
 from swarm.client.streaming.running import start_generation
 from swarm.client.streaming.token_stream import TokenStream
-from swarm.errors import PromptTooLong, UsageError
+from swarm.client.streaming.trail import Trail, Way
+from swarm.errors import PromptTooLong, UnavailableError, UsageError
 from swarm.types import Hop, Span
 
 
@@ -126,10 +128,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
 
     def explain(self) -> Explanation:
         """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""
-        hops = self.route()
-        steps = () if self._latest is None else tuple(self._latest.timings)
-        legs, advice = bridge().run(self._connection.routes.advise(self._model, hops))
-        return explain(hops, steps, legs=legs, advice=advice)
+        return self._explanation(Way(self.route()) if self._latest is None else Way.of(self._latest))
 
     @torch.no_grad()
     def generate(
@@ -174,17 +173,25 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         """
         asked = read_options(self, input_ids, options, context=self._context)
         self._ends.embed(torch.tensor([min(asked.tokens), max(asked.tokens)]))  # raises what is out of range
-        return TokenStream(lambda mailbox: self._start(asked, mailbox))
+        trail = Trail(self._opened)
+        return TokenStream(lambda mailbox: self._start(asked, mailbox, trail), lambda: self._explanation(trail.way()))
 
-    def _start(self, asked: Asked, mailbox: Mailbox) -> Callable[[], None]:
+    def _start(self, asked: Asked, mailbox: Mailbox, trail: Trail) -> Callable[[], None]:
         return start_generation(
             Generation(asked.text, asked.tokens, mailbox, self._connection.prefixes, self._embed),
             self._decoder,
             self._connection,
             self._model,
             self.blocks.span,
-            self._opened,
+            trail,
         )
+
+    def _explanation(self, way: Way) -> Explanation:
+        legs, advice = list[float](), ""
+        if way.hops:
+            with suppress(UnavailableError):  # what was measured is known without the directory as well
+                legs, advice = bridge().run(self._connection.routes.advise(self._model, way.hops))
+        return explain(way.hops, way.steps, legs=legs, num_failovers=way.num_failovers, advice=advice)
 
     def _opened(self, session: Session) -> None:
         self._latest = session

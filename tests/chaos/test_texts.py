@@ -42,6 +42,8 @@ def tell(swarm: Yard, way: str, hurts: dict[int, str], *, reuse: bool, seed: int
     print(f"{way}, {told} at {list(hurts)}: {seconds:.2f} s, longest pause {steps.pause():.2f} s, {mends} mends")
     assert len(told) == len(hurts), "the text was over before the servers were hurt"
     assert made == expected[: len(made)]
+    if way == "stream":  # whoever was hurt was on its way; a slow or corrected hop need not be replaced
+        assert steps.failovers == [mends] and (mends or not {"kill", "freeze"} & set(hurts.values()))
 
 
 @pytest.mark.slow

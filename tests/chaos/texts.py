@@ -33,10 +33,12 @@ class Steps:
 
     Attributes:
         times: When each step was there.
+        failovers: For each stream how often its hops were replaced, as it tells after its end.
     """
 
     calls: dict[int, Callable[[], None]] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    failovers: list[int] = field(default_factory=list)
 
     def begin(self) -> None:
         """The prompt is about to be sent."""
@@ -64,9 +66,11 @@ def streams(model: SwarmForCausalLM, prompts: Texts, steps: Steps) -> Texts:
 
     async def one(prompt: list[int]) -> list[int]:
         tokens = []
-        async for token in model.stream(prompt, **OPTIONS):
+        stream = model.stream(prompt, **OPTIONS)
+        async for token in stream:
             tokens.append(token)
             steps.step()
+        steps.failovers.append(stream.explain().num_failovers)
         return tokens
 
     async def all_of_them() -> Texts:

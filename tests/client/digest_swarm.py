@@ -26,12 +26,13 @@ from swarm.client.prefixes import KnownPrefixes, filled_pages
 from swarm.client.session import Session
 from swarm.client.splicing import Pending
 from swarm.client.step_run import StepRun
-from swarm.errors import SwarmError, TokenOutOfRange
+from swarm.errors import SwarmError, SwarmUnreachable, TokenOutOfRange
 from swarm.types import Hop, PeerId, Span
 from swarm.wire import Close, Find, Found, Message, Open, Opened, Result, Step
 from swarm.wire.codecs import decode_tensor, encode_tensor
 from swarm.wire.encoding import error_of
 from swarm.wire.limits import HASH_BYTES
+from swarm.wire.rows import Timing
 from tests.fake_wire import End, join
 
 VOCABULARY, WIDTH, CONTEXT = 97, 2, 256
@@ -83,6 +84,7 @@ class DigestSwarm:
         sessions: All that were opened, as the hops see them.
         fails: Asked for each step; what it returns is told instead of a result.
         is_silent: Steps get no answer.
+        is_alone: The directory cannot be reached.
         found: For each hop the pages that it keeps: by lineage and hash.
         asked: Finds that came, of all hops.
         num_tokens: That were computed at the first hop.
@@ -95,6 +97,7 @@ class DigestSwarm:
         self.sessions: list[Held] = []
         self.fails: Any = lambda step: None
         self.is_silent = False
+        self.is_alone = False
         self.found: list[set[tuple[bytes, bytes]]] = [set() for _ in range(num_hops)]
         self.asked: list[Find] = []
         self.num_tokens = 0
@@ -135,6 +138,16 @@ class DigestSwarm:
     async def mend(self, session: Session, error: SwarmError, pending: Pending) -> None:
         """There are no other hops."""
         raise error
+
+    @property
+    def routes(self) -> DigestSwarm:
+        return self
+
+    async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
+        """Return what the legs of a route should take, each a second, and no advice."""
+        if self.is_alone:
+            raise SwarmUnreachable("looking took too long")
+        return [1.0] * (len(hops) + 1), ""
 
     def forget(self, session: Session) -> None:
         session.close()
@@ -180,7 +193,7 @@ class Held:
         outputs = [[float(value), 0.0] for row in step.rows for value in self._outputs(row, hidden, step)]
         self._keep(step)
         output = torch.tensor(outputs).view(-1, WIDTH)
-        result = Result(step.session, step.step, step.codec, len(output))
+        result = Result(step.session, step.step, step.codec, len(output), Timing(10, 20, 40).packed() * len(self.ends))
         self.ends[-1].send(result, encode_tensor(output, step.codec))
 
     def _outputs(self, row: Any, hidden: Tensor, step: Step) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +72,43 @@ def test_streams_may_be_read_on_several_loops_at_once(swarm: DigestSwarm) -> Non
     for thread in threads:
         thread.join(30)
     assert texts == {index: text_after(PROMPT[index:], 30) for index in range(4)}
+
+
+async def test_each_stream_explains_its_own_session_while_it_runs_and_afterwards(swarm: DigestSwarm) -> None:
+    model = swarm.model()
+    short, long = model.stream(PROMPT, max_new_tokens=4), model.stream(PROMPT, max_new_tokens=40)
+    assert short.explain().hops == () and short.explain().num_steps == 0, "no session is open yet"
+    async for _ in long:
+        break
+    running = long.explain()
+    assert [times.hop.peer for times in running.hops] == ["hop0", "hop1"]
+    await read(short)
+    assert short.explain().num_steps == 4 - 1, "the prompt's step is no decode step"
+    assert len(await read(long)) == 39
+    swarm.is_alone = True
+    after = long.explain()
+    assert after.num_steps == 40 - 1 and after.num_failovers == 0
+    assert [times.hop for times in after.hops] == [times.hop for times in running.hops]
+    assert [times.compute for times in after.hops] == pytest.approx([20e-6] * 2) and after.step > 40e-6
+
+
+async def test_what_a_stream_explains_outlives_the_sessions_that_busy_hops_ended(swarm: DigestSwarm) -> None:
+    swarm.fails = lambda step: Busy("no pages", retry_after=0.01) if step.step >> TRY_BITS == 9 else None
+    stream = swarm.model().stream(PROMPT, max_new_tokens=12)
+    await read(stream)
+    assert len(swarm.sessions) > 1
+    last = len(swarm.sessions[-1].steps)
+    assert 0 < stream.explain().num_steps <= last
+
+
+async def test_an_ended_stream_keeps_no_session(swarm: DigestSwarm) -> None:
+    model = swarm.model()
+    stream = model.stream(PROMPT, max_new_tokens=3)
+    await read(stream)
+    session = weakref.ref(model._latest)
+    model._latest = None
+    await wait_until(lambda: gc.collect() and session() is None)
+    assert stream.explain().num_steps == 2
 
 
 async def test_a_text_ends_with_its_end_token(swarm: DigestSwarm) -> None:

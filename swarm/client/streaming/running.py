@@ -40,19 +40,31 @@ class Opener(Protocol):
         ...
 
 
+class Follower(Protocol):
+    """Who wants to know where a generation's way leads; called on the loop, must not block."""
+
+    def opened(self, session: Session) -> None:
+        """A session was opened."""
+        ...
+
+    def closed(self) -> None:
+        """It was closed."""
+        ...
+
+
 def start_generation(
     generation: Generation,
     decoder: Decoder,
     opener: Opener,
     model: Model,
     span: Span,
-    on_open: Callable[[Session], None],
+    follower: Follower,
 ) -> Callable[[], None]:
     """Run a generation on the bridge's loop; see `run_generation`. What is returned ends it, from any thread."""
 
     async def run() -> None:
         try:
-            await run_generation(generation, decoder, opener, model, span, on_open)
+            await run_generation(generation, decoder, opener, model, span, follower)
         except Exception as error:  # the reader's to see; a text that ends by itself says so with its last token
             tell(generation.mailbox, error)
 
@@ -67,7 +79,7 @@ async def run_generation(
     opener: Opener,
     model: Model,
     span: Span,
-    on_open: Callable[[Session], None],
+    follower: Follower,
 ) -> None:
     """Bring a text to its end.
 
@@ -85,12 +97,13 @@ async def run_generation(
     deadline = time.monotonic() + limit
     while True:
         session = await opener.open_session(model, span, generation.wanted())
-        on_open(session)
+        follower.opened(session)
         num_results = session.num_results
         try:
             error = await _run_session(generation, decoder, opener, session)
         finally:
             opener.forget(session)
+            follower.closed()
         if error is None:
             return
         if session.num_results > num_results:

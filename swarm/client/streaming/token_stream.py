@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable
 
+from swarm.client.explain import Explanation
 from swarm.client.streaming.mailbox import Mailbox, tell
 
 Start = Callable[[Mailbox], Callable[[], None]]
@@ -19,8 +20,9 @@ class TokenStream(AsyncIterator[int]):
     as nobody holds the stream any more, and at once by `aclose`, or when the waiting task is cancelled.
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, explain: Callable[[], Explanation]) -> None:
         self._start = start
+        self._explain = explain
         self._mailbox: Mailbox | None = None
         self._stop: weakref.finalize[[], TokenStream] | None = None
         self._is_over = False
@@ -50,6 +52,14 @@ class TokenStream(AsyncIterator[int]):
         self._end()
         if self._mailbox is not None:
             tell(self._mailbox)
+
+    def explain(self) -> Explanation:
+        """Return where the time of this stream's decode steps went, hop by hop; also after its end, from any thread.
+
+        There are no hops before its session is open. It may take a look into the directory: not to be called where
+        nothing may wait.
+        """
+        return self._explain()
 
     def _begin(self) -> Mailbox:
         self._mailbox = mailbox = Mailbox(asyncio.get_running_loop())
