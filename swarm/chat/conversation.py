@@ -28,20 +28,13 @@ class Conversation:
 
     def ask(self, text: str) -> None:
         """Add a question; one that got no answer gives way."""
-        self.retract()
+        if self.messages and self.messages[-1]["role"] == "user":
+            self.messages.pop()
         self.messages.append({"role": "user", "content": text})
 
     def answer(self, text: str) -> None:
-        """Add the answer to the last question; an empty one is none, and the question is retracted."""
-        if text.strip():
-            self.messages.append({"role": "assistant", "content": text})
-        else:
-            self.retract()
-
-    def retract(self) -> None:
-        """Take back a last question that has no answer."""
-        if self.messages and self.messages[-1]["role"] == "user":
-            self.messages.pop()
+        """Add the answer to the last question."""
+        self.messages.append({"role": "assistant", "content": text})
 
     def reopen(self) -> bool:
         """Take back the last answer, so that the question before stands open; False if there is none."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
 from swarm.chat.words import clipped, printable, width
@@ -19,7 +19,9 @@ from swarm.chat.words import clipped, printable, width
 try:
     import termios
 except ImportError:  # Windows: keys typed during an answer are seen among its words there
-    termios = None  # type: ignore[assignment]
+    HAS_TERMIOS = False
+else:
+    HAS_TERMIOS = True
 
 MIN_ROWS, MIN_COLUMNS = 5, 20
 """A terminal smaller than that has no room for a status."""
@@ -51,7 +53,7 @@ class Screen(Protocol):
         """Show how an answer is getting on."""
         ...
 
-    def answering(self) -> object:
+    def answering(self) -> AbstractContextManager[None]:
         """Return the context of one answer."""
         ...
 
@@ -103,7 +105,7 @@ class TerminalScreen:
     def write(self, text: str) -> None:
         """See `Screen`."""
         shown = printable(text)
-        before, newline, last = shown.rpartition("\n")
+        _, newline, last = shown.rpartition("\n")
         self._column = width(last) + (0 if newline else self._column)
         self._send(shown)
 
@@ -166,7 +168,7 @@ class TerminalScreen:
     @contextmanager
     def _silent_keyboard(self) -> Iterator[None]:
         """Keep what is typed for the next line, unseen; Ctrl-C works as ever."""
-        if termios is None:
+        if not HAS_TERMIOS:
             yield
             return
         before = termios.tcgetattr(self._keyboard)

@@ -9,7 +9,7 @@ UNDECIDED = "\N{REPLACEMENT CHARACTER}"
 """What a tokenizer writes for bytes that are no character yet."""
 
 _SHOWN = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "\N{SYMBOL FOR DELETE}"}
-_SHOWN |= {code: UNDECIDED for code in range(0x80, 0xA0)}
+_SHOWN |= dict.fromkeys(range(0x80, 0xA0), UNDECIDED)
 
 
 class Words:

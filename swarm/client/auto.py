@@ -67,8 +67,10 @@ class AutoModelForCausalLM:
             hidden_size=checkpoint.config.hidden_size,
             dtype=str(ends.dtype),
         )
+        model_config = checkpoint.config.to_transformers()
+        model_config.name_or_path = name  # what a tokenizer is made from, where the swarm chose the model
         return SwarmForCausalLM(
-            checkpoint.config.to_transformers(),
+            model_config,
             ends=ends,
             model=known,
             connection=connection,

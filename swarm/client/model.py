@@ -36,7 +36,7 @@ from swarm.client.streaming.running import start_generation
 from swarm.client.streaming.token_stream import TokenStream
 from swarm.client.streaming.trail import Trail, Way
 from swarm.errors import PromptTooLong, UnavailableError, UsageError
-from swarm.types import Hop, Span
+from swarm.types import Hop, ServerRecord, Span
 
 
 class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
@@ -129,6 +129,10 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
     def explain(self) -> Explanation:
         """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""
         return self._explanation(Way(self.route()) if self._latest is None else Way.of(self._latest))
+
+    def servers(self) -> tuple[ServerRecord, ...]:
+        """Return who serves blocks of this very checkpoint, as the routes see them now."""
+        return bridge().run(self._connection.routes.agreement(self._model)).view.records
 
     @torch.no_grad()
     def generate(
