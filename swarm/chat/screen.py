@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol, TextIO
 
-from swarm.chat.words import clipped, printable, width
+from swarm.chat.flow import Flow
+from swarm.chat.words import clipped, printable
 
 try:
     import termios
@@ -99,19 +100,16 @@ class TerminalScreen:
         self._out = out
         self._keyboard = keyboard
         self._size = (0, 0)
-        self._column = 0
+        self._flow = Flow()
         self._has_region = False
 
     def write(self, text: str) -> None:
         """See `Screen`."""
-        shown = printable(text)
-        _, newline, last = shown.rpartition("\n")
-        self._column = width(last) + (0 if newline else self._column)
-        self._send(shown)
+        self._send(self._flow.add(printable(text), self._size[1] or _size(self._out)[1]))
 
     def tell(self, text: str) -> None:
         """See `Screen`."""
-        self.write(f"{text}\n")
+        self._send(f"{printable(text)}\n")
 
     def note(self, text: str) -> None:
         """See `Screen`."""
@@ -123,7 +121,7 @@ class TerminalScreen:
 
     def status(self, text: str, *, is_news: bool = False) -> None:
         """See `Screen`."""
-        if not self._fit() or self._waits_to_wrap():
+        if not self._fit():
             return
         rows, columns = self._size
         style = _INVERSE if is_news else _DIM
@@ -133,33 +131,32 @@ class TerminalScreen:
     @contextmanager
     def answering(self) -> Iterator[None]:
         """See `Screen`."""
-        self._column = 0
+        self._flow = Flow()
         with self._silent_keyboard():
             self._fit()
             try:
                 yield
             finally:
-                if self._has_region:
-                    self._send(f"{_SAVE}\x1b[{self._size[0]};1H\x1b[2K\x1b[r{_RESTORE}")
-                    self._has_region, self._size = False, (0, 0)
-                self._send("\n" if self._column else "")
-                self._column = 0
+                self._give_back()
+                self._size = (0, 0)
+                self._send("\n" if self._flow.column else "")
 
     def _fit(self) -> bool:
         """Set the last row apart, again if the terminal has another size now; False if it has no room for that."""
         size = _size(self._out)
         if size != self._size:
             self._size = size
-            if self._has_region:
-                self._send(f"{_SAVE}\x1b[r{_RESTORE}")
+            self._give_back()
             self._has_region = size[0] >= MIN_ROWS and size[1] >= MIN_COLUMNS
             if self._has_region:  # one line down and up again: a cursor in the last row takes the text up with it
                 self._send(f"\x1bD\x1b[A{_SAVE}\x1b[1;{size[0] - 1}r{_RESTORE}")
         return self._has_region
 
-    def _waits_to_wrap(self) -> bool:
-        """Whether the cursor stands behind a full line: not all terminals remember that with its place."""
-        return self._column > 0 and self._column % self._size[1] == 0
+    def _give_back(self) -> None:
+        """Let the whole screen be the text's again; below the cursor there is only the status, wherever it is now."""
+        if self._has_region:
+            self._send(f"{_SAVE}\x1b[r{_RESTORE}\x1b[J")
+            self._has_region = False
 
     def _send(self, text: str) -> None:
         self._out.write(text)

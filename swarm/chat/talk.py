@@ -111,7 +111,7 @@ class Talk:
                     runner.run(answer.run(prompt, self._options(room)))
                 except KeyboardInterrupt:
                     ending = "stopped"
-            ending = ending or ("the limit, see /set max_tokens" if answer.progress.num_tokens >= room else "")
+            ending = ending or ("cut at max_tokens" if answer.progress.num_tokens >= room else "")
         finally:
             self._note(answer)
         self._screen.note(summary_text(answer.progress, answer.names, ending))
