@@ -1,0 +1,460 @@
+// The chat page: what is shown when, and what keys and buttons do.
+
+import { complete, listModels, routeOf } from "./api.js";
+import { byId, counted, h, icon, placeIcons } from "./dom.js";
+import { AnswerView, faultElement, questionElement } from "./messages.js";
+import { newsOf, showRoute } from "./route.js";
+import * as store from "./store.js";
+
+const MODELS_EVERY = 15000; // milliseconds between looks at the list of models
+const ROUTE_EVERY = 500; // between looks at the route of an answer that is being written
+const SAVE_EVERY = 1000;
+const SPOKEN = 1000; // letters of an answer that are read aloud when it is whole
+const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"];
+const IDEAS = ["Explain how a lighthouse works, in three sentences.", "Write a short poem about rain on a tin roof.", "What should I look at in a used bicycle?"];
+const THEMES = ["auto", "light", "dark"];
+const SHORTCUTS = [
+  ["Enter", "send"],
+  ["Shift Enter", "a new line"],
+  ["Esc", "stop the answer; close what is open"],
+  ["↑", "in an empty message: edit the last one"],
+  ["/", "to the message"],
+  ["Alt N", "new conversation"],
+  ["Alt R", "answer the last question again"],
+  ["Alt C", "copy the last answer"],
+  ["Alt L", "earlier conversations"],
+  ["Alt P", "the route that answers"],
+  ["Alt S", "settings"],
+  ["Alt K", "this list"],
+];
+
+const narrow = matchMedia("(max-width: 860px)");
+const medium = matchMedia("(max-width: 1180px)");
+const page = document.documentElement;
+const [messages, question, scroll] = ["messages", "question", "scroll"].map(byId);
+
+let conversations = store.load();
+let current = store.fresh(conversations[0]);
+let models = [];
+let answering = null; // {controller, view, message, conversation, id}
+let shown = null; // the message whose route the panel shows
+let isAtEnd = true;
+let news = [];
+
+// Conversations
+
+function open(conversation) {
+  stop();
+  current = conversation;
+  shown = current.messages.findLast((message) => message.route) ?? null;
+  news = [];
+  if (models.some((each) => each.id === current.model)) byId("model").value = current.model;
+  else chooseModel();
+  drawAll();
+  if (narrow.matches) close("side");
+  question.focus();
+}
+
+function remember() {
+  current.changed = Date.now();
+  if (!conversations.includes(current)) conversations.unshift(current);
+  conversations.sort((one, other) => other.changed - one.changed);
+  store.save(conversations);
+}
+
+let saving = null;
+function rememberSoon() {
+  saving ??= setTimeout(() => {
+    saving = null;
+    store.save(conversations);
+  }, SAVE_EVERY);
+}
+
+function forget(conversation) {
+  conversations = conversations.filter((each) => each !== conversation);
+  store.save(conversations);
+  if (conversation === current) open(store.fresh(current));
+  else drawConversations();
+}
+
+function drawConversations() {
+  const rows = conversations.filter((each) => each.messages.length).map((each) => {
+    const title = store.titleOf(each);
+    const go = h("button", { type: "button", class: "conversation", "aria-current": each === current ? "page" : null, onclick: () => open(each) }, title);
+    const bin = h("button", { type: "button", class: "icon-button small", "aria-label": `Delete: ${title}`, title: "Delete" }, icon("bin"));
+    bin.addEventListener("click", () => {
+      if (bin.classList.contains("sure")) return forget(each);
+      bin.classList.add("sure");
+      bin.replaceChildren("Delete?");
+      setTimeout(() => {
+        bin.classList.remove("sure");
+        bin.replaceChildren(icon("bin"));
+      }, 3000);
+    });
+    return h("li", {}, go, bin);
+  });
+  byId("conversations").replaceChildren(...rows);
+}
+
+// Messages
+
+function drawAll() {
+  const items = current.messages.map((message, index) => elementOf(message, index));
+  messages.replaceChildren(...items);
+  byId("welcome").hidden = current.messages.length > 0;
+  document.title = current.messages.length ? `${store.titleOf(current)} · swarm` : "Ask the swarm";
+  isAtEnd = true;
+  drawConversations();
+  drawRoute();
+  toEnd();
+}
+
+function elementOf(message, index) {
+  if (message.role === "user") return questionElement(message, { edited: (text) => edit(index, text), isBusy: () => answering !== null });
+  return new AnswerView(message, { again, showRoute: showRouteOf }).element;
+}
+
+function edit(index, text) {
+  current.messages.length = index;
+  drawAll();
+  say(text);
+}
+
+function say(text) {
+  if (answering || !text.trim()) return;
+  current.messages.push({ role: "user", content: text });
+  remember();
+  drawAll();
+  answer();
+}
+
+function again() {
+  if (answering || !current.messages.length) return;
+  while (current.messages.at(-1)?.role === "assistant") current.messages.pop();
+  if (!current.messages.length) return;
+  drawAll();
+  answer();
+}
+
+async function answer() {
+  const conversation = current;
+  const message = { role: "assistant", content: "" };
+  const body = requestOf(conversation);
+  conversation.messages.push(message);
+  const view = new AnswerView(message, { again, showRoute: showRouteOf });
+  view.isLive = true;
+  view.update();
+  messages.append(view.element);
+  const mine = (answering = { controller: new AbortController(), view, message, conversation, id: null });
+  shown = message;
+  drawComposer();
+  speak("Thinking");
+  toEnd();
+  const watching = setInterval(() => look(mine), ROUTE_EVERY);
+  let fault = null;
+  try {
+    const ended = await complete(body, ({ id, text }) => hear(mine, id, text), mine.controller.signal);
+    message.ending = ended.reason === "length" ? "length" : "";
+  } catch (error) {
+    message.ending = error.name === "AbortError" ? "stopped" : "broken";
+    if (error.name !== "AbortError") fault = error;
+  }
+  clearInterval(watching);
+  await finish(mine, fault);
+}
+
+function hear(mine, id, text) {
+  const isFirst = mine.id === null;
+  mine.id = id;
+  mine.message.content += text;
+  if (isFirst) look(mine);
+  mine.view.later();
+  rememberSoon();
+  if (isAtEnd) requestAnimationFrame(toEnd);
+}
+
+async function finish(mine, fault) {
+  const { message, conversation, view } = mine;
+  if (answering === mine) answering = null;
+  view.isLive = false;
+  if (!message.content) conversation.messages.splice(conversation.messages.indexOf(message), 1);
+  if (conversation.messages.length) store.save(conversations);
+  if (conversation === current) {
+    if (message.content) view.update();
+    else view.element.remove();
+    if (fault) messages.append(faultElement(fault, again));
+    if (message.content) speak(fault ? fault.title : `${message.ending === "stopped" ? "Stopped" : "Answer"}: ${message.content.slice(0, SPOKEN)}`);
+    else if (!fault) speak("Stopped");
+    drawComposer();
+    if (isAtEnd) toEnd();
+  }
+  await look(mine, true);
+  drawRoute();
+}
+
+function requestOf({ model, settings, messages: said }) {
+  const system = settings.system?.trim() ? [{ role: "system", content: settings.system }] : [];
+  const options = Object.fromEntries(NUMBERS.filter((name) => typeof settings[name] === "number").map((name) => [name, settings[name]]));
+  return { model: model || byId("model").value, messages: [...system, ...said.map(({ role, content }) => ({ role, content }))], ...options };
+}
+
+function stop() {
+  answering?.controller.abort();
+}
+
+/** See which way an answer takes. */
+async function look(mine, isLast = false) {
+  if (mine.id === null || (mine.isLooking && !isLast)) return;
+  mine.isLooking = true;
+  const route = await routeOf(mine.id);
+  mine.isLooking = false;
+  if (!route?.hops?.length || (mine.isOver && !isLast)) return;
+  mine.isOver = isLast;
+  const text = newsOf(mine.message.route, route);
+  if (text) {
+    news.push({ time: new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }), text });
+    speak(text);
+  }
+  mine.message.route = route;
+  mine.view.update();
+  if (isLast) store.save(conversations);
+  if (shown === mine.message) drawRoute();
+}
+
+function showRouteOf(message) {
+  shown = message;
+  drawRoute();
+  show("panel");
+}
+
+function drawRoute() {
+  const route = shown?.route ?? null;
+  const model = models.find((each) => each.id === (route?.model ?? current.model));
+  showRoute(byId("route"), { numBlocks: model?.swarm?.num_blocks ?? 0, route, isLive: answering !== null && answering.message === shown, news });
+}
+
+// The composer
+
+function drawComposer() {
+  const send = byId("send");
+  const isBusy = answering !== null;
+  send.replaceChildren(icon(isBusy ? "stop" : "send"));
+  send.setAttribute("aria-label", isBusy ? "Stop the answer (Esc)" : "Send (Enter)");
+  send.classList.toggle("busy", isBusy);
+  send.disabled = !isBusy && !question.value.trim();
+}
+
+function fit() {
+  question.style.height = "auto";
+  question.style.height = `${Math.min(question.scrollHeight, innerHeight * 0.4)}px`;
+  drawComposer();
+}
+
+function send() {
+  if (answering) return;
+  const text = question.value;
+  if (!text.trim()) return;
+  question.value = "";
+  fit();
+  say(text);
+}
+
+function toEnd() {
+  scroll.scrollTop = scroll.scrollHeight;
+}
+
+function speak(text) {
+  byId("spoken").textContent = text;
+}
+
+// Models
+
+async function lookForModels() {
+  try {
+    models = await listModels();
+  } catch (fault) {
+    tellState("bad", fault.title);
+    return;
+  }
+  const select = byId("model");
+  const names = models.map((each) => each.id);
+  if (names.join("\n") !== [...select.options].map((each) => each.value).join("\n")) {
+    select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
+    chooseModel();
+  }
+  drawState();
+}
+
+function chooseModel() {
+  const select = byId("model");
+  const wanted = [current.model, conversations[0]?.model].find((name) => models.some((each) => each.id === name));
+  if (wanted) select.value = wanted;
+  current.model = select.value;
+}
+
+function drawState() {
+  const swarm = models.find((each) => each.id === byId("model").value)?.swarm;
+  if (!models.length) tellState("warn", "no model is served");
+  else if (!swarm) tellState("ok", "");
+  else if (swarm.state === "ready") tellState("ok", `${counted(swarm.num_blocks, "block")} at ${counted(swarm.servers, "server")}`);
+  else tellState("warn", "some blocks have no server");
+  if (!answering && !shown) drawRoute();
+}
+
+function tellState(state, text) {
+  const element = byId("model-state");
+  const key = `${state} ${text}`;
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  element.replaceChildren(h("i", { class: `dot ${state}` }), h("span", {}, text));
+}
+
+// What opens and closes
+
+function isOpen(name) {
+  return page.dataset[name] === "open";
+}
+
+function show(name) {
+  if (medium.matches) for (const other of ["side", "panel"]) if (other !== name && (narrow.matches || other === "panel")) close(other);
+  page.dataset[name] = "open";
+  settle();
+  if (narrow.matches || (medium.matches && name === "panel")) byId(`${name}-close`).focus();
+}
+
+function close(name) {
+  const hadFocus = byId(name).contains(document.activeElement);
+  page.dataset[name] = "closed";
+  settle();
+  if (hadFocus) byId(`${name}-open`).focus();
+}
+
+function settle() {
+  for (const name of ["side", "panel"]) {
+    byId(name).inert = !isOpen(name);
+    byId(`${name}-open`).setAttribute("aria-expanded", String(isOpen(name)));
+  }
+}
+
+const toggle = (name) => (isOpen(name) ? close(name) : show(name));
+
+function openSettings() {
+  const form = byId("settings-form");
+  form.elements.system.value = current.settings.system ?? "";
+  for (const name of NUMBERS) form.elements[name].value = current.settings[name] ?? "";
+  byId("settings-dialog").showModal();
+}
+
+function takeSettings() {
+  const form = byId("settings-form");
+  const settings = { system: form.elements.system.value };
+  for (const name of NUMBERS) if (form.elements[name].value !== "" && form.elements[name].checkValidity()) settings[name] = form.elements[name].valueAsNumber;
+  current.settings = settings;
+  if (current.messages.length) remember();
+  byId("settings").classList.toggle("set", Object.values(settings).some((value) => value !== ""));
+}
+
+function setTheme(theme) {
+  if (theme === "auto") delete page.dataset.theme;
+  else page.dataset.theme = theme;
+  byId("theme-name").textContent = { auto: "As the system", light: "Light", dark: "Dark" }[theme];
+  try {
+    localStorage.setItem("swarm.theme", theme);
+  } catch {
+    // it lives as long as the page
+  }
+}
+
+function copyLast() {
+  messages.querySelector(".assistant:last-of-type .foot [aria-label=Copy]")?.click();
+}
+
+function editLast() {
+  [...messages.querySelectorAll(".user")].at(-1)?.startEdit();
+}
+
+// Keys and buttons
+
+const ALT = {
+  KeyN: () => open(store.fresh(current)),
+  KeyR: again,
+  KeyC: copyLast,
+  KeyL: () => toggle("side"),
+  KeyP: () => toggle("panel"),
+  KeyS: openSettings,
+  KeyK: () => byId("help-dialog").showModal(),
+};
+
+function onKey(event) {
+  if (event.isComposing || document.querySelector("dialog[open]")) return;
+  const isTyping = event.target.matches("input, textarea, select");
+  if (event.altKey && !event.ctrlKey && !event.metaKey && ALT[event.code]) {
+    event.preventDefault();
+    ALT[event.code]();
+  } else if (event.key === "Escape") {
+    if (answering) stop();
+    else for (const name of narrow.matches ? ["side", "panel"] : medium.matches ? ["panel"] : []) if (isOpen(name)) close(name);
+  } else if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey) {
+    event.preventDefault();
+    question.focus();
+  }
+}
+
+function onQuestionKey(event) {
+  if (event.key === "Enter" && !event.shiftKey && !event.altKey && !event.isComposing) {
+    event.preventDefault();
+    send();
+  } else if (event.key === "ArrowUp" && !question.value && !answering) {
+    event.preventDefault();
+    editLast();
+  }
+}
+
+function wire() {
+  const on = (id, event, run) => byId(id).addEventListener(event, run);
+  placeIcons(document);
+  on("composer", "submit", (event) => {
+    event.preventDefault();
+    if (answering) stop();
+    else send();
+  });
+  question.addEventListener("keydown", onQuestionKey);
+  question.addEventListener("input", fit);
+  document.addEventListener("keydown", onKey);
+  scroll.addEventListener("scroll", () => {
+    isAtEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 40;
+    byId("latest").hidden = isAtEnd;
+  });
+  on("latest", "click", toEnd);
+  on("new", "click", () => open(store.fresh(current)));
+  on("model", "change", () => {
+    current.model = byId("model").value;
+    shown = null;
+    drawState();
+    drawRoute();
+  });
+  for (const name of ["side", "panel"]) {
+    on(`${name}-open`, "click", () => toggle(name));
+    on(`${name}-close`, "click", () => close(name));
+  }
+  on("veil", "click", () => ["side", "panel"].filter(isOpen).forEach(close));
+  on("settings", "click", openSettings);
+  on("settings-dialog", "close", takeSettings);
+  on("help", "click", ALT.KeyK);
+  on("theme", "click", () => setTheme(THEMES[(THEMES.indexOf(page.dataset.theme ?? "auto") + 1) % THEMES.length]));
+  addEventListener("pagehide", () => store.save(conversations));
+  byId("ideas").append(...IDEAS.map((idea) => h("li", {}, h("button", { type: "button", onclick: () => say(idea) }, idea))));
+  byId("shortcuts").append(...SHORTCUTS.flatMap(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, what)]));
+}
+
+wire();
+setTheme(page.dataset.theme ?? "auto");
+page.dataset.side = narrow.matches ? "closed" : "open";
+page.dataset.panel = medium.matches ? "closed" : "open";
+settle();
+drawAll();
+fit();
+lookForModels();
+setInterval(() => {
+  if (!document.hidden) lookForModels();
+}, MODELS_EVERY);

@@ -1,0 +1,54 @@
+// Conversations, kept in this browser and nowhere else.
+
+const KEY = "swarm.conversations";
+const MOST = 60;
+
+/** Return the conversations, newest first; what cannot be read is no conversation. */
+export function load() {
+  try {
+    const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
+    return Array.isArray(found) ? found.filter(isWhole) : [];
+  } catch {
+    return [];
+  }
+}
+
+function isWhole(each) {
+  return (
+    typeof each?.id === "string" &&
+    Array.isArray(each.messages) &&
+    each.messages.every((message) => typeof message?.content === "string" && typeof message.role === "string")
+  );
+}
+
+/** Keep the conversations that have something in them; where there is no room, the oldest go. */
+export function save(conversations) {
+  let kept = conversations.filter((each) => each.messages.length).slice(0, MOST);
+  for (;;) {
+    try {
+      localStorage.setItem(KEY, JSON.stringify(kept));
+      return;
+    } catch {
+      if (!kept.length) return; // storage is forbidden: they live as long as the page
+      kept = kept.slice(0, -1);
+    }
+  }
+}
+
+/** Return an empty conversation with another one's model and settings. */
+export function fresh(like = {}) {
+  return {
+    id: `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`,
+    model: like.model ?? "",
+    settings: { ...(like.settings ?? {}) },
+    messages: [],
+    changed: Date.now(),
+  };
+}
+
+/** Return what to call a conversation. */
+export function titleOf(conversation) {
+  const first = conversation.messages.find((message) => message.role === "user")?.content ?? "";
+  const line = first.trim().split("\n")[0];
+  return line.length > 60 ? `${line.slice(0, 59)}…` : line || "New conversation";
+}
