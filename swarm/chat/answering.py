@@ -10,9 +10,9 @@ from typing import Any
 
 from swarm.chat.progress import NEWS, Progress, status_text
 from swarm.chat.screen import Screen
-from swarm.chat.words import Words
 from swarm.client import Explanation, SwarmForCausalLM, TokenStream
 from swarm.errors import SwarmError
+from swarm.gateway.answering.spelling import Alphabet, Speller
 from swarm.types import PeerId
 
 LOOK_INTERVAL = 0.25
@@ -31,7 +31,7 @@ class Answer:
 
     def __init__(self, model: SwarmForCausalLM, tokenizer: Any, screen: Screen) -> None:
         self._model = model
-        self._words = Words(tokenizer)
+        self._words = Speller(Alphabet(tokenizer).decode)
         self._screen = screen
         self.text = ""
         self.progress = Progress(time.monotonic())
@@ -81,5 +81,5 @@ class Answer:
         with suppress(SwarmError):  # the directory has its moments; the answer does not depend on it
             self.explanation = explanation = stream.explain()
             if any(times.hop.peer not in self.names for times in explanation.hops):
-                self.names = {record.peer: record.public_name for record in self._model.servers()}
+                self.names = {record.peer: record.public_name for record in self._model.view().records}
             self.progress.saw(explanation, self.names, time.monotonic())

@@ -62,7 +62,7 @@ class Talk:
         self._tokenizer = tokenizer
         self._screen = screen
         self._log = log
-        self._context = int(model.config.max_position_embeddings)
+        self._context = model.context_length
         self._conversation = Conversation(tokenizer, self._context, config.system)
         self._num_answers = self._num_tokens = self._num_failovers = 0
         self._last: Explanation | None = None
@@ -186,7 +186,7 @@ class Talk:
         return "\n".join(f"  {name:<19} {'auto' if value is None else value}" for name, value in values.items())
 
     def _greeting(self) -> str:
-        servers = self._model.servers()
+        servers = self._model.view().records
         blocks = self._model.blocks.span.end
         return (
             f"{self._model.name_or_path}: {blocks} blocks at {counted(len(servers), 'server')} · /help tells the rest"

@@ -27,6 +27,7 @@ class Command:
 COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
+    Command("gateway", "swarm.gateway.__main__", "answer OpenAI-compatible HTTP requests with models of a swarm"),
     Command("chat", "swarm.chat.__main__", "talk with a model of the swarm in this terminal"),
     Command("doctor", "swarm.doctor.__main__", "examine a model on this machine"),
     Command(

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.client.auto import AutoModelForCausalLM, AutoTokenizer
+    from swarm.client.auto import AutoModelForCausalLM, AutoTokenizer, served_models
     from swarm.client.config import ClientConfig, Timeouts
     from swarm.client.explain import Explanation
     from swarm.client.inference_session import InferenceSession
@@ -30,6 +30,7 @@ _HOMES = {
     "SwarmForCausalLM": "model",
     "Timeouts": "config",
     "TokenStream": "streaming",
+    "served_models": "auto",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "SwarmForCausalLM",
     "Timeouts",
     "TokenStream",
+    "served_models",
 ]
 
 

@@ -23,6 +23,7 @@ from swarm.client.connection import Connection
 from swarm.client.model import SwarmForCausalLM
 from swarm.client.opening import Model
 from swarm.errors import ModelNotFound, UsageError
+from swarm.types import ModelEntry
 
 _connections: dict[tuple[int, ClientConfig], Connection] = {}
 _lock = threading.Lock()
@@ -76,6 +77,19 @@ class AutoModelForCausalLM:
             connection=connection,
             generation_config=_generation_config(checkpoint),
         )
+
+
+def served_models(*, initial_peers: Sequence[str], **options: Any) -> tuple[ModelEntry, ...]:
+    """Join a swarm and return the models that it serves now, those with most servers first.
+
+    Args:
+        initial_peers: As of `AutoModelForCausalLM`; models that are loaded with the same options share the connection.
+        options: Fields of `ClientConfig`.
+
+    Raises:
+        SwarmUnreachable, AddressInvalid, UsageError: As there.
+    """
+    return bridge().run(_connect(_config(initial_peers, options)).models())
 
 
 class AutoTokenizer:

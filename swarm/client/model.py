@@ -36,7 +36,7 @@ from swarm.client.streaming.running import start_generation
 from swarm.client.streaming.token_stream import TokenStream
 from swarm.client.streaming.trail import Trail, Way
 from swarm.errors import PromptTooLong, UnavailableError, UsageError
-from swarm.types import Hop, ServerRecord, Span
+from swarm.types import Hop, Span, View
 
 
 class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
@@ -44,6 +44,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
 
     Attributes:
         blocks: All remote blocks; `model.blocks[i:j](hidden)` runs some of them.
+        fingerprint: Hex digest of the checkpoint: only servers of this very one are used.
+        context_length: Tokens that it can hold.
     """
 
     config_class = PretrainedConfig
@@ -63,7 +65,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         self._ends = ends
         self._model = model
         self._connection = connection
-        self._context = ends.config.context_length
+        self.name_or_path, self.fingerprint = model.name, model.fingerprint
+        self.context_length: int = ends.config.context_length
         self._latest: Session | None = None
         # Not a method: whoever embeds for a session must not keep this model alive.
         self._embed = lambda ids, positions: ends.place(ends.embed(ids), positions)
@@ -86,8 +89,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             max_length: Tokens that a row may hold, at most the model's context.
             span: The blocks that the cache's session runs; all by default.
         """
-        if max_length is not None and not 0 < max_length <= self._context:
-            raise PromptTooLong(f"max_length={max_length}; the model's context is {self._context}")
+        if max_length is not None and not 0 < max_length <= self.context_length:
+            raise PromptTooLong(f"max_length={max_length}; the model's context is {self.context_length}")
         bound, connection, model = bridge(), self._connection, self._model
         span = span or self.blocks.span
         whole = span == self.blocks.span
@@ -106,7 +109,7 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             prefixes=connection.prefixes,
             busy=connection.config.timeouts.busy,
         )
-        return RemoteCache(SessionSource(ways), max_length=max_length or self._context)
+        return RemoteCache(SessionSource(ways), max_length=max_length or self.context_length)
 
     def inference_session(self, max_length: int | None = None) -> InferenceSession:
         """Return a session that keeps its cache across `generate()` calls of its `with` block.
@@ -126,13 +129,13 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             return self._latest.hops
         return bridge().run(self._connection.plan(self._model, self.blocks.span))
 
+    def view(self) -> View:
+        """Return the servers of this very checkpoint, as seen lately; raises SwarmUnreachable if nobody answers."""
+        return bridge().run(self._connection.routes.agreement(self._model)).view
+
     def explain(self) -> Explanation:
         """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""
         return self._explanation(Way(self.route()) if self._latest is None else Way.of(self._latest))
-
-    def servers(self) -> tuple[ServerRecord, ...]:
-        """Return who serves blocks of this very checkpoint, as the routes see them now."""
-        return bridge().run(self._connection.routes.agreement(self._model)).view.records
 
     @torch.no_grad()
     def generate(
@@ -168,6 +171,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: (S,) or (1, S), the prompt; the stream gives what follows, the end token included.
             options: Those of `generate` that concern one text, with the same tokens as result; and `seed`, whose
                 stream equals what `torch.manual_seed(seed)` before `generate` makes. Without it one is drawn.
+                With `num_logprobs` (0 to 20) the stream's `likelihood` tells how likely each token was, and
+                so many of the likeliest.
 
         Raises:
             UsageError: An option is unknown or wrong, or asks for more than one text.
@@ -175,10 +180,13 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
 
         Reading it raises `SwarmError` as `generate` does; a busy hop is waited for, see `Timeouts.busy`.
         """
-        asked = read_options(self, input_ids, options, context=self._context)
+        asked = read_options(self, input_ids, options, context=self.context_length)
         self._ends.embed(torch.tensor([min(asked.tokens), max(asked.tokens)]))  # raises what is out of range
         trail = Trail(self._opened)
-        return TokenStream(lambda mailbox: self._start(asked, mailbox, trail), lambda: self._explanation(trail.way()))
+        end_tokens = asked.text.choice.end_tokens
+        return TokenStream(
+            lambda mailbox: self._start(asked, mailbox, trail), trail, self._explanation, end_tokens=end_tokens
+        )
 
     def _start(self, asked: Asked, mailbox: Mailbox, trail: Trail) -> Callable[[], None]:
         return start_generation(
@@ -269,9 +277,9 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         max_cache_length: int,
     ) -> None:
         # transformers would make a local cache here. `max_cache_length` is one short of prompt and new tokens.
-        if max_cache_length > self._context:
+        if max_cache_length > (context := self.context_length):
             raise PromptTooLong(
-                f"prompt and new tokens together are {max_cache_length + 1}, the model's context is {self._context}: "
+                f"prompt and new tokens together are {max_cache_length + 1}, the model's context is {context}: "
                 "shorten the prompt or lower max_new_tokens"
             )
         if generation_config.cache_implementation is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from yarl import URL
 
 from swarm.web.keys import Keys, is_loopback
@@ -23,7 +24,7 @@ _HEADERS = {
 }
 
 
-def guard(keys: Keys) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guard(keys: Keys) -> Middleware:
     """Return the middleware that lets only those in who may; it goes first in an application.
 
     401 without one of `keys`, if any are set, on every path but /healthz; 403 for what a page of another origin sends,

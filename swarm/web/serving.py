@@ -17,11 +17,15 @@ SHUTDOWN = 2.0
 async def serving(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
     """Answer requests until the block is left; yields the URL, with the port found if `port` is 0.
 
+    The handler of whoever hangs up is cancelled.
+
     Raises:
         AddressInUse: Another process listens there.
         AddressInvalid: This machine has no such address, or the port is not ours to take.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN, handler_cancellation=True
+    )
     await runner.setup()
     try:
         try:

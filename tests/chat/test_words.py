@@ -1,55 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from swarm import AutoTokenizer
-from swarm.chat.words import Words, clipped, printable, width
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained()
-
-
-def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    words = Words(tokenizer)
-    return [*(words.add(token) for token in ids), words.end()]
-
-
-@given(text=st.text(max_size=40))
-@settings(max_examples=150)
-def test_pieces_make_up_what_is_decoded_at_once(text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained() if not CACHE else CACHE[0]
-    CACHE[:] = [tokenizer]
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-
-
-@given(ids=st.lists(st.integers(0, 49151), max_size=30))
-@settings(max_examples=150)
-def test_so_they_do_for_tokens_that_no_text_has(ids: list[int]) -> None:
-    tokenizer = AutoTokenizer.from_pretrained() if not CACHE else CACHE[0]
-    CACHE[:] = [tokenizer]
-    whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert "".join(pieces(tokenizer, ids)) == whole
-
-
-CACHE: list[Any] = []
-
-
-def test_a_character_of_several_tokens_comes_whole(tokenizer: Any) -> None:
-    ids = tokenizer("🦜", add_special_tokens=False).input_ids
-    assert len(ids) > 1
-    assert [piece for piece in pieces(tokenizer, ids) if piece] == ["🦜"]
-
-
-def test_words_come_as_soon_as_they_are_there(tokenizer: Any) -> None:
-    ids = tokenizer("The sea is wide.", add_special_tokens=False).input_ids
-    assert pieces(tokenizer, ids) == ["The", " sea", " is", " wide", ".", ""]
+from swarm.chat.words import clipped, printable, width
 
 
 def test_nothing_commands_the_terminal() -> None:

@@ -101,6 +101,28 @@ async def test_what_a_stream_explains_outlives_the_sessions_that_busy_hops_ended
     assert 0 < stream.explain().num_steps <= last
 
 
+async def test_likelihoods_are_of_the_models_own_probabilities_and_only_for_who_asks(swarm: DigestSwarm) -> None:
+    model = swarm.model()
+    ids = torch.tensor([[*PROMPT, *text_after(PROMPT, 6)]])
+    expected = model(ids).logits[0, len(PROMPT) - 1 : -1].float().log_softmax(-1)
+
+    async def likely(**options: Any) -> list[Any]:
+        stream = model.stream(PROMPT, max_new_tokens=6, **options)
+        return [(token, stream.likelihood) async for token in stream]
+
+    plain, own, banned = await asyncio.gather(
+        likely(), likely(num_logprobs=3), likely(num_logprobs=0, suppress_tokens=text_after(PROMPT, 1))
+    )
+    assert plain == [(token, None) for token in text_after(PROMPT, 6)]
+    for row, (token, likelihood) in zip(expected, own, strict=True):
+        assert likelihood.logprob == pytest.approx(float(row[token])) == pytest.approx(float(row.max()))
+        assert [each for each, _ in likelihood.top] == row.topk(3).indices.tolist()
+        assert [each for _, each in likelihood.top] == pytest.approx(row.topk(3).values.tolist())
+    token, likelihood = banned[0]
+    assert token != text_after(PROMPT, 1)[0] and likelihood.top == ()
+    assert likelihood.logprob == pytest.approx(float(expected[0][token])), "before processors change anything"
+
+
 async def test_an_ended_stream_keeps_no_session(swarm: DigestSwarm) -> None:
     model = swarm.model()
     stream = model.stream(PROMPT, max_new_tokens=3)
@@ -292,6 +314,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "temperature": {"do_sample": True, "temperature": -1.0},
     "max_new_tokens": {"max_new_tokens": 0},
     "attention_mask": {"attention_mask": torch.ones(1, 3)},
+    "num_logprobs": {"num_logprobs": 21},
     "stop strings without a tokenizer": {"stop_strings": ["x"]},
 }
 
@@ -317,6 +340,10 @@ def test_what_one_text_at_a_time_cannot_do_is_refused_at_the_call(swarm: DigestS
 def test_a_prompt_that_cannot_be_is_refused_at_the_call(swarm: DigestSwarm, ids: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         swarm.model().stream(ids, max_new_tokens=5)
+
+
+async def test_a_stream_tells_which_tokens_end_it(swarm: DigestSwarm) -> None:
+    assert swarm.model().stream(PROMPT, eos_token_id=[END, 5]).end_tokens == {END, 5}
 
 
 async def test_the_context_may_be_filled_to_its_last_token(swarm: DigestSwarm) -> None:

@@ -67,3 +67,10 @@ class HubFolder:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         text = f"{self._model}: {name} is neither in the cache nor on the hub ({reason})"
         return ModelNotFound(f"{text}: check the name and the network")
+
+
+def is_cached(model: str) -> bool:
+    """Whether the local cache knows a hub id."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return bool(_HUB_ID.fullmatch(model)) and isinstance(try_to_load_from_cache(model, "config.json"), str)

@@ -40,6 +40,7 @@ class Choice:
         max_length: Tokens of the whole text, the prompt included.
         end_tokens: The text ends with any of these.
         criteria: What else ends it; asked after each token.
+        num_top: How many of the likeliest tokens are told with each; None if not even its own likelihood is.
         warpers: Equal for texts that can be warped together; None for those that cannot.
     """
 
@@ -48,6 +49,7 @@ class Choice:
     max_length: int
     end_tokens: frozenset[int]
     criteria: StoppingCriteriaList
+    num_top: int | None = None
     warpers: Key | None = field(init=False)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from swarm.client.batching import MAX_ROWS, BatchedHead
 from swarm.client.steps import MAX_AHEAD
 from swarm.client.streaming.choosing import choose
 from swarm.client.streaming.generation import Arrival, Attempt
+from swarm.client.streaming.likelihood import likelihoods
 from swarm.client.streaming.mailbox import Letter, deliver
 from swarm.errors import SwarmError
 from swarm.log import get_logger
@@ -195,14 +196,16 @@ class Decoder:
     def _choose(self, attempts: Sequence[Attempt], logits: Tensor, letters: list[Letter]) -> list[Attempt]:
         """Add a token to each text, and a letter for its reader; return those that go on."""
         going_on = []
-        tokens = choose([attempt.generation.text for attempt in attempts], logits)
-        for attempt, token in zip(attempts, tokens, strict=True):
+        texts = [attempt.generation.text for attempt in attempts]
+        tokens = choose(texts, logits)
+        likely = likelihoods(logits, tokens, [text.choice.num_top for text in texts])
+        for row, (attempt, token) in enumerate(zip(attempts, tokens, strict=True)):
             generation = attempt.generation
             error = token if isinstance(token, Exception) else generation.add(token)
             if error is not None:
                 self._ending.append((attempt, error))
                 continue
-            letters.append((generation.mailbox, generation.tokens[-1], generation.is_over))
+            letters.append(Letter(generation.mailbox, generation.tokens[-1], generation.is_over, likely.get(row)))
             if generation.is_over:
                 self._ending.append((attempt, None))
             else:

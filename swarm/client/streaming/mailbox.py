@@ -6,6 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import NamedTuple
+
+from swarm.client.streaming.likelihood import Likelihood
+
+Given = tuple[int, Likelihood | None]
+"""A token, and how likely it was, if that was asked."""
 
 
 class Mailbox:
@@ -19,14 +25,14 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._tokens: deque[int] = deque()
+        self._tokens: deque[Given] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._is_over = False
         self._end: BaseException | None = None
 
-    def put(self, token: int) -> None:
+    def put(self, token: int, likelihood: Likelihood | None = None) -> None:
         """Add a token."""
-        self._tokens.append(token)
+        self._tokens.append((token, likelihood))
         self._wake()
 
     def finish(self, error: BaseException | None = None) -> None:
@@ -35,7 +41,7 @@ class Mailbox:
             self._is_over, self._end = True, error
             self._wake()
 
-    async def take(self) -> int | None:
+    async def take(self) -> Given | None:
         """Return the next token, None at the end; or raise what the stream ended with, once."""
         while not self._tokens:
             if self._is_over:
@@ -59,15 +65,20 @@ class Mailbox:
             waiter.set_result(None)
 
 
-Letter = tuple[Mailbox, int | None, bool]
-"""A token for a mailbox, if there is one, and whether it is the last."""
+class Letter(NamedTuple):
+    """A token for a mailbox, whether it is the last, and how likely it was, if that was asked."""
+
+    mailbox: Mailbox
+    token: int
+    is_last: bool
+    likelihood: Likelihood | None = None
 
 
 def deliver(letters: Iterable[Letter]) -> None:
     """Put tokens into mailboxes from any thread: each loop is woken once."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Letter]] = {}
     for letter in letters:
-        by_loop.setdefault(letter[0].loop, []).append(letter)
+        by_loop.setdefault(letter.mailbox.loop, []).append(letter)
     for loop, own in by_loop.items():
         with suppress(RuntimeError):  # the loop is closed: its readers are gone
             loop.call_soon_threadsafe(_put_all, own)
@@ -80,8 +91,7 @@ def tell(mailbox: Mailbox, error: BaseException | None = None) -> None:
 
 
 def _put_all(letters: Iterable[Letter]) -> None:
-    for mailbox, token, is_last in letters:
-        if token is not None:
-            mailbox.put(token)
+    for mailbox, token, is_last, likelihood in letters:
+        mailbox.put(token, likelihood)
         if is_last:
             mailbox.finish()

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from swarm.client.streaming.choosing import Choice, Text, split_criteria
+from swarm.client.streaming.likelihood import MAX_TOP
 from swarm.errors import LocalError, PromptTooLong, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def read_options(
     Args:
         model: Whose generation configuration holds the defaults.
         input_ids: (S,) or (1, S).
-        options: Those of `generate`, and `seed`.
+        options: Those of `generate`, `seed` and `num_logprobs`.
         context: Tokens that the model can hold.
 
     Raises:
@@ -81,6 +82,7 @@ def read_options(
 
 def _asked(model: SwarmForCausalLM, ids: Tensor, rest: dict[str, Any], context: int) -> Asked:
     seed, tokenizer, mask = (rest.pop(name, None) for name in ("seed", "tokenizer", "attention_mask"))
+    num_top = _num_top(rest.pop("num_logprobs", None))
     own_processors = rest.pop("logits_processor", None) or LogitsProcessorList()
     own_criteria = rest.pop("stopping_criteria", None) or StoppingCriteriaList()
     allowed = rest.pop("prefix_allowed_tokens_fn", None)
@@ -109,6 +111,7 @@ def _asked(model: SwarmForCausalLM, ids: Tensor, rest: dict[str, Any], context: 
         max_length=max_length,
         end_tokens=end_tokens,
         criteria=others,
+        num_top=num_top,
     )
     return Asked(Text(ids[0].tolist(), choice), ids[valid].tolist())
 
@@ -179,6 +182,12 @@ def _valid(model: SwarmForCausalLM, ids: Tensor, config: GenerationConfig, mask:
     if valid.shape != ids.shape or not bool(valid[0, -1]):
         raise UsageError("attention_mask: one number for each token is needed, and the last one must be real")
     return valid
+
+
+def _num_top(asked: int | None) -> int | None:
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or not 0 <= asked <= MAX_TOP):
+        raise UsageError(f"num_logprobs={asked}: give 0 to {MAX_TOP}")
+    return asked
 
 
 def _generator(seed: int | None) -> torch.Generator:

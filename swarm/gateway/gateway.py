@@ -1,0 +1,56 @@
+"""A gateway's life: join, load, listen, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import torch
+
+from swarm.clock import SystemClock
+from swarm.gateway.admission import Admission
+from swarm.gateway.app import Gateway, build_app
+from swarm.gateway.completing import House
+from swarm.gateway.config import GatewayConfig
+from swarm.gateway.limits import Allowance, Limits
+from swarm.gateway.metrics import Metrics
+from swarm.gateway.models import Models
+from swarm.web import Keys, require_keys, serving
+
+
+async def run_gateway(
+    config: GatewayConfig, initial_peers: Sequence[str], on_ready: Callable[[str, Sequence[str]], None]
+) -> None:
+    """Answer requests until cancelled.
+
+    Args:
+        config: What the user decided.
+        initial_peers: Multiaddrs of peers of the swarm to join.
+        on_ready: Told the URL and the models' names, when requests are answered.
+
+    Raises:
+        UsageError: A setting cannot work; no key where other machines are let in.
+        ModelNotFound: No such model.
+        SwarmUnreachable: No initial peer answers.
+        AddressInUse, AddressInvalid: It cannot listen there.
+    """
+    keys = Keys(config.keys())
+    require_keys(config.host, keys)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    models = await asyncio.to_thread(Models.load, config.models, initial_peers)
+    admission = Admission(config.max_running, config.max_waiting)
+    allowance = Allowance(
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+        tokens_per_day=config.tokens_per_day,
+    )
+    house = House(Limits(allowance, SystemClock()), admission, Metrics(admission))
+    app = build_app(Gateway(models, house), keys, max_body=config.max_body)
+    watching = asyncio.create_task(models.watch())
+    try:
+        async with serving(app, host=config.host, port=config.port) as url:
+            on_ready(url, models.names)
+            await watching
+    finally:
+        watching.cancel()

@@ -1,0 +1,173 @@
+"""The models that are served, each with what the swarm holds of it, looked at every few seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TypeVar
+
+from swarm.blocks.files.bundled import BUNDLED
+from swarm.blocks.files.hub import is_cached
+from swarm.client import AutoModelForCausalLM, AutoTokenizer, SwarmForCausalLM, served_models
+from swarm.errors import ModelNotFound, SwarmError, UsageError
+from swarm.gateway.answering.spelling import Alphabet
+from swarm.gateway.faults import Refused
+from swarm.log import get_logger
+from swarm.planning import format_spans, missing_spans
+from swarm.types import PeerId, Span, View
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+LOOK_INTERVAL = 2.0
+"""Seconds between looks at who serves a model."""
+
+FIRST_WAIT, POLL_INTERVAL = 8.0, 0.25
+"""Seconds for the swarm to serve anything, where nobody says which model is meant."""
+
+
+class Served:
+    """One model.
+
+    Attributes:
+        name: As the swarm knows it, and as requests name it.
+        model: The client's.
+        alphabet: Turns tokens into text, on the event loop.
+        created: Unix time.
+        view: Who serves it, as seen last.
+        trouble: Why that could not be seen; "" if it could.
+    """
+
+    def __init__(self, model: SwarmForCausalLM, tokenizer: Any) -> None:
+        self.name: str = model.name_or_path
+        self.model = model
+        self.tokenizer = tokenizer
+        # A fast tokenizer must not be used by two threads at once: one encodes, the loop decodes.
+        self.alphabet = Alphabet(deepcopy(tokenizer))
+        self.created = int(time.time())
+        self.view = View(model=self.name, records=(), taken_at=0.0)
+        self.trouble = "nobody was asked yet"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"tokens {self.name}")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the model."""
+        return len(self.model.blocks)
+
+    @property
+    def missing(self) -> tuple[Span, ...]:
+        """The blocks that nobody serves."""
+        return missing_spans(self.view, Span(0, self.num_blocks))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every block has a server."""
+        return not self.trouble and not self.missing
+
+    def state_text(self) -> str:
+        """Return in words whether it can answer."""
+        if self.trouble:
+            return f"{self.name}: {self.trouble}"
+        missing = self.missing
+        return f"{self.name}: nobody serves blocks {format_spans(missing)}" if missing else f"{self.name}: ready"
+
+    def public_name(self, peer: PeerId) -> str:
+        """Return what a server calls itself; "" if it has no name, or is not seen any more."""
+        return next((record.public_name for record in self.view.records if record.peer == peer), "")
+
+    async def prepare(self, function: Callable[[], T]) -> T:
+        """Call what takes a while on this model's own thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def look(self) -> None:
+        """See who serves it now."""
+        try:
+            self.view, trouble = await asyncio.to_thread(self.model.view), ""
+        except SwarmError as error:
+            trouble = str(error)
+        before, self.trouble = self.state_text(), trouble
+        if (now := self.state_text()) != before:
+            logger.info("%s", now)
+
+
+class Models:
+    """All of them, by name."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._served = {each.name: each for each in served}
+        if len(self._served) < len(served):
+            raise UsageError(f"two models are called alike, among {', '.join(each.name for each in served)}")
+
+    @classmethod
+    def load(cls, names: Sequence[str], initial_peers: Sequence[str]) -> Models:
+        """Load models, or those that the swarm serves and whose files are here; takes seconds.
+
+        Raises:
+            ModelNotFound: There is no such model here, or none of those that the swarm serves.
+            SwarmError: As `AutoModelForCausalLM`.
+        """
+        return cls([_load(name, initial_peers) for name in names or _found(initial_peers)])
+
+    def __iter__(self) -> Iterator[Served]:
+        return iter(self._served.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self._served)
+
+    def find(self, name: str) -> Served:
+        """Return a model.
+
+        Raises:
+            Refused: There is none of this name.
+        """
+        if (served := self._served.get(name)) is None:
+            text = f"there is no model {name[:100]!r} here, but {', '.join(self.names)}"
+            raise Refused(text, status=404, fault="model_not_found", param="model")
+        return served
+
+    async def watch(self) -> None:
+        """See who serves them, again and again."""
+        while True:
+            await asyncio.gather(*(served.look() for served in self))
+            await asyncio.sleep(LOOK_INTERVAL)
+
+
+def _load(name: str, initial_peers: Sequence[str]) -> Served:
+    model = AutoModelForCausalLM.from_pretrained(name, initial_peers=initial_peers)
+    return Served(model, AutoTokenizer.from_pretrained(name))
+
+
+def _found(initial_peers: Sequence[str]) -> list[str]:
+    """Return the models that the swarm serves and whose files are here: strangers' names must not start downloads."""
+    deadline = time.monotonic() + FIRST_WAIT
+    while not (entries := served_models(initial_peers=initial_peers)):
+        if time.monotonic() >= deadline:
+            raise ModelNotFound(f"the swarm serves no model (waited {FIRST_WAIT:.0f} s): start a server, or say MODEL")
+        time.sleep(POLL_INTERVAL)
+    names = list(dict.fromkeys(entry.name for entry in entries))
+    found = [name for name in names if is_here(name)]
+    if not found:
+        raise ModelNotFound(f"the swarm serves {', '.join(names)}, whose files are not here: say MODEL, with its path")
+    if others := [name for name in names if name not in found]:
+        logger.info("not served, for their files are not here: %s", ", ".join(others))
+    return found
+
+
+def is_here(name: str) -> bool:
+    """Whether a model that strangers name can be opened without fetching what they chose.
+
+    It is bundled, a folder or a file below the current folder, or in the hub's cache.
+    """
+    if name in BUNDLED:
+        return True
+    if os.path.isabs(name) or ".." in Path(name).parts or name.startswith("~"):
+        return False
+    return Path(name).exists() or is_cached(name)
