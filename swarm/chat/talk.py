@@ -40,7 +40,7 @@ def talk(config: ChatConfig, initial_peers: Sequence[str], *, is_terminal: bool)
         signal.signal(signal.SIGTERM, _leave)
     screen.note("joining the swarm ...")
     model = AutoModelForCausalLM.from_pretrained(config.model, initial_peers=initial_peers)
-    tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(config.model or model.name_or_path)
     with asyncio.Runner() as runner:
         editor = LineEditor(
             is_terminal=is_terminal, history=default_cache() / "chat_history" if config.history else None

@@ -68,10 +68,8 @@ class AutoModelForCausalLM:
             hidden_size=checkpoint.config.hidden_size,
             dtype=str(ends.dtype),
         )
-        model_config = checkpoint.config.to_transformers()
-        model_config.name_or_path = name  # what a tokenizer is made from, where the swarm chose the model
         return SwarmForCausalLM(
-            model_config,
+            checkpoint.config.to_transformers(),
             ends=ends,
             model=known,
             connection=connection,

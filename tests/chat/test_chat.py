@@ -14,23 +14,13 @@ import pytest
 pytest.importorskip("termios", reason="a pseudo-terminal is needed")
 
 from swarm.blocks.files.bundled import default_cache
-from swarm.demo.fleet import Fleet, fleet
+from swarm.demo.fleet import Fleet
 from tests.chat.terminal import Terminal, take_picture, terminal
 from tests.pictures import chromium, picture_path
 
 pytestmark = pytest.mark.slow
 
 STORY = "Tell me a long story about a lighthouse keeper and his parrot."
-SPANS = {"Ada": "0:12", "Ben": "12:21", "Dora": "12:21", "Cleo": "21:30"}
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Fleet]:
-    with fleet("--threads", "1") as running:
-        for name, blocks in SPANS.items():
-            running.launch({name: blocks}, "--public-name", name)
-        running.wait_ready(*SPANS)
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ function open(conversation) {
   else chooseModel();
   drawAll();
   if (narrow.matches) close("side");
-  question.focus();
+  toQuestion();
 }
 
 function remember() {
@@ -248,6 +248,11 @@ function fit() {
   question.style.height = "auto";
   question.style.height = `${Math.min(question.scrollHeight, innerHeight * 0.4)}px`;
   drawComposer();
+}
+
+/** Put the cursor there, but where that brings up a keyboard over half of the page. */
+function toQuestion() {
+  if (matchMedia("(hover: hover)").matches) question.focus();
 }
 
 function send() {
@@ -454,6 +459,7 @@ page.dataset.panel = medium.matches ? "closed" : "open";
 settle();
 drawAll();
 fit();
+toQuestion();
 lookForModels();
 setInterval(() => {
   if (!document.hidden) lookForModels();

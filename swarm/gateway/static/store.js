@@ -3,6 +3,9 @@
 const KEY = "swarm.conversations";
 const MOST = 60;
 
+/** What suits small models as well as large ones. */
+const SETTINGS = { system: "", temperature: 0.6, top_p: 0.9, max_tokens: 1024 };
+
 /** Return the conversations, newest first; what cannot be read is no conversation. */
 export function load() {
   try {
@@ -40,7 +43,7 @@ export function fresh(like = {}) {
   return {
     id: `${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`,
     model: like.model ?? "",
-    settings: { ...(like.settings ?? {}) },
+    settings: { ...(like.settings ?? SETTINGS) },
     messages: [],
     changed: Date.now(),
   };
