@@ -58,7 +58,7 @@ function open(conversation) {
 function remember() {
   current.changed = Date.now();
   if (!conversations.includes(current)) conversations.unshift(current);
-  conversations.sort((one, other) => other.changed - one.changed);
+  conversations = store.merged(conversations);
   store.save(conversations);
 }
 
@@ -71,7 +71,7 @@ function rememberSoon() {
 }
 
 function forget(conversation) {
-  conversations = conversations.filter((each) => each !== conversation);
+  conversations = store.without(conversations, conversation);
   store.save(conversations);
   if (conversation === current) open(store.fresh(current));
   else drawConversations();
@@ -448,6 +448,10 @@ function wire() {
   on("help", "click", ALT.KeyK);
   on("theme", "click", () => setTheme(THEMES[(THEMES.indexOf(page.dataset.theme ?? "auto") + 1) % THEMES.length]));
   addEventListener("pagehide", () => store.save(conversations));
+  addEventListener("storage", () => {
+    conversations = store.merged(conversations);
+    drawConversations();
+  });
   byId("ideas").append(...IDEAS.map((idea) => h("li", {}, h("button", { type: "button", onclick: () => say(idea) }, idea))));
   byId("shortcuts").append(...SHORTCUTS.flatMap(([keys, what]) => [h("dt", {}, keys.split(" ").map((key) => h("kbd", {}, key))), h("dd", {}, what)]));
 }

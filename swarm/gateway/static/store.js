@@ -24,9 +24,18 @@ function isWhole(each) {
   );
 }
 
+const gone = new Set();
+
+/** Return these conversations and those that other windows have kept meanwhile, newest first. */
+export function merged(conversations) {
+  const mine = new Set(conversations.map((each) => each.id));
+  const others = load().filter((each) => !mine.has(each.id) && !gone.has(each.id));
+  return [...conversations, ...others].sort((one, other) => other.changed - one.changed);
+}
+
 /** Keep the conversations that have something in them; where there is no room, the oldest go. */
 export function save(conversations) {
-  let kept = conversations.filter((each) => each.messages.length).slice(0, MOST);
+  let kept = merged(conversations).filter((each) => each.messages.length).slice(0, MOST);
   for (;;) {
     try {
       localStorage.setItem(KEY, JSON.stringify(kept));
@@ -36,6 +45,12 @@ export function save(conversations) {
       kept = kept.slice(0, -1);
     }
   }
+}
+
+/** Return the conversations without one, which is not to come back. */
+export function without(conversations, one) {
+  gone.add(one.id);
+  return conversations.filter((each) => each !== one);
 }
 
 /** Return an empty conversation with another one's model and settings. */
