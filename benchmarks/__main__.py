@@ -10,6 +10,7 @@ from importlib import import_module
 NAMES = {
     "decode": "tokens/s, time to first token and per-hop overhead of one stream, beside local transformers",
     "failover": "servers killed and frozen under running texts: do they come, equal, after what pause",
+    "gateway": "streams by HTTP: share of the tokens/s of the library in one process",
     "kernels": "linear layers and whole blocks: time, share of the read bandwidth, error by format, beside torch's",
     "serving": "many sessions at once: tokens/s, time to first token, gaps, a long prompt beside them",
     "wan": "a swarm over a wide-area network: tokens/s, time to first token, share of the unavoidable; needs root",

@@ -64,6 +64,11 @@ def test_hidden_states_shows_a_norm_for_each_token(addr: str) -> None:
     assert "after block 15: (1, 7, 576), after the last: (1, 7, 576)" in text
 
 
+def test_the_openai_client_streams_an_answer_of_the_gateway(addr: str) -> None:
+    text = run("openai_client", addr)
+    assert text.startswith("smollm2-135m: ") and "Paris" in text
+
+
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     assert all(f'run("{path.stem}"' in tests for path in EXAMPLES.glob("*.py"))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from swarm.errors import AddressInUse, AddressInvalid
+from swarm.web.discretion import DiscreetRunner
 
 SHUTDOWN = 2.0
 """Seconds that requests under way get at the end; event streams never end by themselves."""
@@ -23,7 +24,7 @@ async def serving(app: web.Application, *, host: str, port: int) -> AsyncIterato
         AddressInUse: Another process listens there.
         AddressInvalid: This machine has no such address, or the port is not ours to take.
     """
-    runner = web.AppRunner(
+    runner = DiscreetRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN, handler_cancellation=True
     )
     await runner.setup()

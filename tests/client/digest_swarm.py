@@ -27,6 +27,7 @@ from swarm.client.session import Session
 from swarm.client.splicing import Pending
 from swarm.client.step_run import StepRun
 from swarm.errors import SwarmError, SwarmUnreachable, TokenOutOfRange
+from swarm.planning import Agreement
 from swarm.types import Hop, PeerId, Span
 from swarm.wire import Close, Find, Found, Message, Open, Opened, Result, Step
 from swarm.wire.codecs import decode_tensor, encode_tensor
@@ -34,6 +35,7 @@ from swarm.wire.encoding import error_of
 from swarm.wire.limits import HASH_BYTES
 from swarm.wire.rows import Timing
 from tests.fake_wire import End, join
+from tests.planning.views import record, view
 
 VOCABULARY, WIDTH, CONTEXT = 97, 2, 256
 END = 96
@@ -85,6 +87,7 @@ class DigestSwarm:
         fails: Asked for each step; what it returns is told instead of a result.
         is_silent: Steps get no answer.
         is_alone: The directory cannot be reached.
+        missing: Why no session is opened.
         found: For each hop the pages that it keeps: by lineage and hash.
         asked: Finds that came, of all hops.
         num_tokens: That were computed at the first hop.
@@ -98,6 +101,7 @@ class DigestSwarm:
         self.fails: Any = lambda step: None
         self.is_silent = False
         self.is_alone = False
+        self.missing: SwarmError | None = None
         self.found: list[set[tuple[bytes, bytes]]] = [set() for _ in range(num_hops)]
         self.asked: list[Find] = []
         self.num_tokens = 0
@@ -116,6 +120,8 @@ class DigestSwarm:
         return sum(not held.is_closed for held in self.sessions)
 
     async def open_session(self, model: Model, span: Span, wanted: Sequence[Wanted] = ()) -> Session:
+        if self.missing is not None:
+            raise self.missing
         hops = [Hop(PeerId(f"hop{index}"), index, index + 1) for index in range(self.num_hops)]
         pairs = [join("client", hop.peer) for hop in hops]
         legs = [Leg(hop, near.as_channel(), ()) for hop, (near, _) in zip(hops, pairs, strict=True)]
@@ -142,6 +148,12 @@ class DigestSwarm:
     @property
     def routes(self) -> DigestSwarm:
         return self
+
+    async def agreement(self, model: Model) -> Agreement:
+        """Return servers of all blocks, if sessions can be opened."""
+        if self.is_alone:
+            raise SwarmUnreachable("looking took too long")
+        return Agreement(view() if self.missing else view(record("hop0", 0, 2), record("hop1", 2, 4)), ())
 
     async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
         """Return what the legs of a route should take, each a second, and no advice."""

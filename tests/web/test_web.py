@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import sys
 from collections.abc import AsyncIterator
@@ -128,3 +129,35 @@ async def test_metrics_are_what_prometheus_reads() -> None:
         session.get("/metrics") as response,
     ):
         assert "swarm_things_total 3.0" in await response.text()
+
+
+async def test_what_is_no_http_is_neither_logged_nor_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with asked(Keys([SECRET])) as session:
+        assert session._base_url is not None
+        reader, writer = await asyncio.open_connection("127.0.0.1", session._base_url.port)
+        writer.write(f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {SECRET}\x01\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+    assert b" 400 " in answer.splitlines()[0] and b"no HTTP" in answer
+    assert SECRET.encode() not in answer and SECRET not in caplog.text
+
+
+async def test_the_handler_of_whoever_hangs_up_is_cancelled() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    app = web.Application()
+
+    async def wait(_: web.Request) -> web.Response:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        return web.Response()
+
+    app.router.add_get("/", wait)
+    async with serving(app, host="127.0.0.1", port=0) as url, aiohttp.ClientSession(url) as session:
+        request = asyncio.create_task(session.get("/"))
+        await begun.wait()
+        request.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
