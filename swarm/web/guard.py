@@ -64,11 +64,8 @@ def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
             kind="authentication_error",
             code="invalid_api_key",
         )
-        response = web.json_response(body, status=401, headers=_HEADERS)
-        # A line for each: Chromium reads no second challenge in one, and then no first one either.
-        response.headers.add("WWW-Authenticate", 'Basic realm="swarm: any user, the API key as password"')
-        response.headers.add("WWW-Authenticate", "Bearer")
-        return response
+        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password", Bearer'}
+        return web.json_response(body, status=401, headers=_HEADERS | challenge)
     if reason := _foreign(request, keys):
         return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
     return None
