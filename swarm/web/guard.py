@@ -64,7 +64,8 @@ def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
             kind="authentication_error",
             code="invalid_api_key",
         )
-        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password", Bearer'}
+        # One scheme alone: browsers do not ask for a password when another one follows in the same line.
+        challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password"'}
         return web.json_response(body, status=401, headers=_HEADERS | challenge)
     if reason := _foreign(request, keys):
         return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
