@@ -106,6 +106,7 @@ function drawAll() {
   isAtEnd = true;
   drawConversations();
   drawRoute();
+  markSettings();
   toEnd();
 }
 
@@ -356,7 +357,12 @@ function takeSettings() {
   for (const name of NUMBERS) if (form.elements[name].value !== "" && form.elements[name].checkValidity()) settings[name] = form.elements[name].valueAsNumber;
   current.settings = settings;
   if (current.messages.length) remember();
-  byId("settings").classList.toggle("set", Object.values(settings).some((value) => value !== ""));
+  markSettings();
+}
+
+/** Show that the model is told something before what can be seen. */
+function markSettings() {
+  byId("settings").classList.toggle("set", Boolean(current.settings.system?.trim()));
 }
 
 function setTheme(theme) {

@@ -74,7 +74,7 @@ export function showRoute(element, { numBlocks, route, isLive, news }) {
     parts.push(h("p", { class: "hint" }, "Each cell is a block of the model. Ask something, and you see which server computes which."));
   } else {
     parts.push(figures(route), h("ol", { class: "hops" }, hopRows(route)), legend());
-    if (route.advice) parts.push(h("p", { class: "advice" }, route.advice));
+    if (route.advice) parts.push(h("p", { class: "advice" }, String(route.advice).replaceAll("->", "\u2192")));
   }
   if (news.length) {
     const rows = news.slice(-6).map((each) => h("li", {}, h("time", {}, each.time), " ", each.text));
