@@ -108,7 +108,7 @@ class Completing:
 
     def _end(self) -> None:
         answer, metrics = self._answer, self._house.metrics
-        answer.is_over = True
+        answer.end()
         self._house.limits.count_tokens(answer.key, answer.num_tokens)
         metrics.answer_tokens.labels(answer.served.name).inc(answer.num_tokens)
         metrics.failovers.labels(answer.served.name).inc(answer.num_failovers)

@@ -12,7 +12,7 @@ from swarm.client import Explanation, TokenStream
 from swarm.gateway.models import Served
 
 MAX_RECENT = 300
-"""Answers that are remembered: their timings are some 50 KiB each at most."""
+"""Answers that are remembered: the timings of each are some 100 KiB at most."""
 
 
 class Answer:
@@ -22,7 +22,7 @@ class Answer:
         answer_id: Its name.
         key: Who may ask.
         served: The model.
-        streams: Its texts.
+        streams: Its texts; only the first one once it is over.
         num_tokens: Made so far.
         is_over: Whether it has ended.
     """
@@ -35,6 +35,7 @@ class Answer:
         self.num_tokens = 0
         self.is_over = False
         self._first_at = self._last_at = 0.0
+        self._others_failovers = 0
 
     def count(self, num_tokens: int) -> None:
         """Note new tokens."""
@@ -51,13 +52,18 @@ class Answer:
 
     @property
     def num_failovers(self) -> int:
-        """How often hops were replaced."""
-        return sum(stream.num_failovers for stream in self.streams)
+        """How often hops were replaced, of all texts."""
+        return self._others_failovers + sum(stream.num_failovers for stream in self.streams)
+
+    def end(self) -> None:
+        """Note that all texts have ended."""
+        self.is_over = True
+        self._others_failovers += sum(stream.num_failovers for stream in self.streams[1:])
+        self.streams = self.streams[:1]
 
     async def route(self) -> dict[str, Any]:
-        """Return the route of its first text that has one, and the times of its hops."""
-        found = [await asyncio.to_thread(stream.explain) for stream in self.streams[:1]]
-        return self._body(found[0])
+        """Return the route of its first text and the times of its hops; no hops before its session is open."""
+        return self._body(await asyncio.to_thread(self.streams[0].explain))
 
     def _body(self, explanation: Explanation) -> dict[str, Any]:
         return {

@@ -131,7 +131,11 @@ class DigestSwarm:
         self.sessions.append(held)
         for index, (near, far) in enumerate(pairs):
             near.receiver, far.receiver = self, HopEnd(held, index)
-        await session.open(wanted)
+        try:
+            await session.open(wanted)
+        except BaseException:
+            self.forget(session)
+            raise
         return session
 
     async def step(self, session: Session, *words: Any) -> Tensor:

@@ -9,6 +9,9 @@ from swarm.client.explain import StepTiming
 from swarm.client.session import Session
 from swarm.types import Hop
 
+MAX_KEPT = 128
+"""Steps whose timings are kept beyond a session's end: whoever shows texts may hold hundreds of streams."""
+
 
 class Way(NamedTuple):
     """The hops in use, or used last, the recent steps through them, and how often hops were replaced."""
@@ -40,8 +43,9 @@ class Trail:
         self._on_open(session)
 
     def closed(self) -> None:
-        """Keep what is known of the session that was followed, and let it go."""
-        self._followed = (None, self.way())
+        """Keep what is known of the session that was followed, of its latest steps, and let it go."""
+        way = self.way()
+        self._followed = (None, way._replace(steps=way.steps[-MAX_KEPT:]))
 
     def way(self) -> Way:
         """Return what is known now."""
