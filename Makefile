@@ -38,7 +38,7 @@ test-long: model
 	@$(PY) -m pytest -m long --timeout 3600
 
 pictures: model
-	@SWARM_PICTURES=1 $(PY) -m pytest -k "picture or dies" tests/chat tests/monitor
+	@SWARM_PICTURES=1 $(PY) -m pytest -k "pictures or dies or phone" tests/chat $(wildcard tests/monitor)
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

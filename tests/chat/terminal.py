@@ -47,6 +47,13 @@ class Terminal:
         """Press keys."""
         os.write(self._descriptor, text.encode())
 
+    def clear(self) -> None:
+        """Have an empty screen (Ctrl-L), and forget what was scrolled away."""
+        self.type("\x0c")
+        self.wait(lambda self: len([line for line in self.lines()[-self._screen.lines :] if line]) <= 1)
+        with self._lock:
+            self._screen.history.top.clear()
+
     def resize(self, rows: int, columns: int) -> None:
         """Drag the window's corner."""
         with self._lock:

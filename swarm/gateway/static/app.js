@@ -1,18 +1,18 @@
 // The chat page: what is shown when, and what keys and buttons do.
 
-import { complete, listModels, routeOf } from "./api.js";
-import { byId, counted, h, icon, placeIcons } from "./dom.js";
+import { complete, routeOf } from "./api.js";
+import { byId, h, icon, placeIcons } from "./dom.js";
 import { AnswerView, faultElement, questionElement } from "./messages.js";
+import { chooseModel, chosenModel, drawState, numBlocks, watchModels } from "./models.js";
+import { show, toggle, uncover, wirePanes } from "./panes.js";
 import { newsOf, showRoute } from "./route.js";
+import { openSettings, optionsOf, readSettings } from "./settings.js";
 import * as store from "./store.js";
 
-const MODELS_EVERY = 15000; // milliseconds between looks at the list of models
-const ROUTE_EVERY = 500; // between looks at the route of an answer that is being written
+const ROUTE_EVERY = 500; // milliseconds between looks at the route of an answer that is being written
 const SAVE_EVERY = 1000;
 const SPOKEN = 1000; // letters of an answer that are read aloud when it is whole
-const NUMBERS = ["temperature", "top_p", "top_k", "repetition_penalty", "max_tokens", "seed"];
 const IDEAS = ["Explain how a lighthouse works, in three sentences.", "Write a short poem about rain on a tin roof.", "What should I look at in a used bicycle?"];
-const THEMES = ["auto", "light", "dark"];
 const SHORTCUTS = [
   ["Enter", "send"],
   ["Shift Enter", "a new line"],
@@ -28,14 +28,10 @@ const SHORTCUTS = [
   ["Alt K", "this list"],
 ];
 
-const narrow = matchMedia("(max-width: 860px)");
-const medium = matchMedia("(max-width: 1180px)");
-const page = document.documentElement;
 const [messages, question, scroll] = ["messages", "question", "scroll"].map(byId);
 
 let conversations = store.load();
 let current = store.fresh(conversations[0]);
-let models = [];
 let answering = null; // {controller, view, message, conversation, id}
 let shown = null; // the message whose route the panel shows
 let isAtEnd = true;
@@ -48,10 +44,9 @@ function open(conversation) {
   current = conversation;
   shown = current.messages.findLast((message) => message.route) ?? null;
   news = [];
-  if (models.some((each) => each.id === current.model)) byId("model").value = current.model;
-  else chooseModel();
+  current.model = chooseModel(current.model);
   drawAll();
-  if (narrow.matches) close("side");
+  uncover();
   toQuestion();
 }
 
@@ -195,8 +190,7 @@ async function finish(mine, fault) {
 
 function requestOf({ model, settings, messages: said }) {
   const system = settings.system?.trim() ? [{ role: "system", content: settings.system }] : [];
-  const options = Object.fromEntries(NUMBERS.filter((name) => typeof settings[name] === "number").map((name) => [name, settings[name]]));
-  return { model: model || byId("model").value, messages: [...system, ...said.map(({ role, content }) => ({ role, content }))], ...options };
+  return { model: model || chosenModel(), messages: [...system, ...said.map(({ role, content }) => ({ role, content }))], ...optionsOf(settings) };
 }
 
 function stop() {
@@ -230,8 +224,7 @@ function showRouteOf(message) {
 
 function drawRoute() {
   const route = shown?.route ?? null;
-  const model = models.find((each) => each.id === (route?.model ?? current.model));
-  showRoute(byId("route"), { numBlocks: model?.swarm?.num_blocks ?? 0, route, isLive: answering !== null && answering.message === shown, news });
+  showRoute(byId("route"), { numBlocks: numBlocks(route?.model ?? current.model), route, isLive: answering !== null && answering.message === shown, news });
 }
 
 // The composer
@@ -273,89 +266,8 @@ function speak(text) {
   byId("spoken").textContent = text;
 }
 
-// Models
-
-async function lookForModels() {
-  try {
-    models = await listModels();
-  } catch (fault) {
-    tellState("bad", fault.title);
-    return;
-  }
-  const select = byId("model");
-  const names = models.map((each) => each.id);
-  if (names.join("\n") !== [...select.options].map((each) => each.value).join("\n")) {
-    select.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
-    chooseModel();
-  }
-  drawState();
-}
-
-function chooseModel() {
-  const select = byId("model");
-  const wanted = [current.model, conversations[0]?.model].find((name) => models.some((each) => each.id === name));
-  if (wanted) select.value = wanted;
-  current.model = select.value;
-}
-
-function drawState() {
-  const swarm = models.find((each) => each.id === byId("model").value)?.swarm;
-  if (!models.length) tellState("warn", "no model is served");
-  else if (!swarm) tellState("ok", "");
-  else if (swarm.state === "ready") tellState("ok", `${counted(swarm.num_blocks, "block")} at ${counted(swarm.servers, "server")}`);
-  else tellState("warn", "some blocks have no server");
-  if (!answering && !shown) drawRoute();
-}
-
-function tellState(state, text) {
-  const element = byId("model-state");
-  const key = `${state} ${text}`;
-  if (element.dataset.key === key) return;
-  element.dataset.key = key;
-  element.replaceChildren(h("i", { class: `dot ${state}` }), h("span", {}, text));
-}
-
-// What opens and closes
-
-function isOpen(name) {
-  return page.dataset[name] === "open";
-}
-
-function show(name) {
-  if (medium.matches) for (const other of ["side", "panel"]) if (other !== name && (narrow.matches || other === "panel")) close(other);
-  page.dataset[name] = "open";
-  settle();
-  if (narrow.matches || (medium.matches && name === "panel")) byId(`${name}-close`).focus();
-}
-
-function close(name) {
-  const hadFocus = byId(name).contains(document.activeElement);
-  page.dataset[name] = "closed";
-  settle();
-  if (hadFocus) byId(`${name}-open`).focus();
-}
-
-function settle() {
-  for (const name of ["side", "panel"]) {
-    byId(name).inert = !isOpen(name);
-    byId(`${name}-open`).setAttribute("aria-expanded", String(isOpen(name)));
-  }
-}
-
-const toggle = (name) => (isOpen(name) ? close(name) : show(name));
-
-function openSettings() {
-  const form = byId("settings-form");
-  form.elements.system.value = current.settings.system ?? "";
-  for (const name of NUMBERS) form.elements[name].value = current.settings[name] ?? "";
-  byId("settings-dialog").showModal();
-}
-
 function takeSettings() {
-  const form = byId("settings-form");
-  const settings = { system: form.elements.system.value };
-  for (const name of NUMBERS) if (form.elements[name].value !== "" && form.elements[name].checkValidity()) settings[name] = form.elements[name].valueAsNumber;
-  current.settings = settings;
+  current.settings = readSettings();
   if (current.messages.length) remember();
   markSettings();
 }
@@ -363,17 +275,6 @@ function takeSettings() {
 /** Show that the model is told something before what can be seen. */
 function markSettings() {
   byId("settings").classList.toggle("set", Boolean(current.settings.system?.trim()));
-}
-
-function setTheme(theme) {
-  if (theme === "auto") delete page.dataset.theme;
-  else page.dataset.theme = theme;
-  byId("theme-name").textContent = { auto: "As the system", light: "Light", dark: "Dark" }[theme];
-  try {
-    localStorage.setItem("swarm.theme", theme);
-  } catch {
-    // it lives as long as the page
-  }
 }
 
 function copyLast() {
@@ -392,7 +293,7 @@ const ALT = {
   KeyC: copyLast,
   KeyL: () => toggle("side"),
   KeyP: () => toggle("panel"),
-  KeyS: openSettings,
+  KeyS: () => openSettings(current.settings),
   KeyK: () => byId("help-dialog").showModal(),
 };
 
@@ -404,7 +305,7 @@ function onKey(event) {
     ALT[event.code]();
   } else if (event.key === "Escape") {
     if (answering) stop();
-    else for (const name of narrow.matches ? ["side", "panel"] : medium.matches ? ["panel"] : []) if (isOpen(name)) close(name);
+    else uncover();
   } else if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey) {
     event.preventDefault();
     question.focus();
@@ -439,20 +340,14 @@ function wire() {
   on("latest", "click", toEnd);
   on("new", "click", () => open(store.fresh(current)));
   on("model", "change", () => {
-    current.model = byId("model").value;
+    current.model = chosenModel();
     shown = null;
     drawState();
     drawRoute();
   });
-  for (const name of ["side", "panel"]) {
-    on(`${name}-open`, "click", () => toggle(name));
-    on(`${name}-close`, "click", () => close(name));
-  }
-  on("veil", "click", () => ["side", "panel"].filter(isOpen).forEach(close));
-  on("settings", "click", openSettings);
+  on("settings", "click", ALT.KeyS);
   on("settings-dialog", "close", takeSettings);
   on("help", "click", ALT.KeyK);
-  on("theme", "click", () => setTheme(THEMES[(THEMES.indexOf(page.dataset.theme ?? "auto") + 1) % THEMES.length]));
   addEventListener("pagehide", () => store.save(conversations));
   addEventListener("storage", () => {
     conversations = store.merged(conversations);
@@ -463,14 +358,11 @@ function wire() {
 }
 
 wire();
-setTheme(page.dataset.theme ?? "auto");
-page.dataset.side = narrow.matches ? "closed" : "open";
-page.dataset.panel = medium.matches ? "closed" : "open";
-settle();
+wirePanes();
 drawAll();
 fit();
 toQuestion();
-lookForModels();
-setInterval(() => {
-  if (!document.hidden) lookForModels();
-}, MODELS_EVERY);
+watchModels(() => {
+  current.model = chooseModel(current.model, conversations[0]?.model);
+  drawRoute();
+});
