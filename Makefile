@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 # What the native kernels are built from, by pip.
 KERNELS := $(wildcard setup.py swarm/blocks/native/src/*)
 
-.PHONY: demo test test-fast test-long lint venv model help
+.PHONY: demo test test-fast test-long pictures lint venv model help
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make test                  lint, fast and slow tests'
 	@echo 'make test-fast             what takes less than two minutes'
 	@echo 'make test-long             what takes long'
+	@echo 'make pictures              the pictures of docs/pictures anew, by the tests that take them'
 	@echo 'make lint                  ruff and mypy'
 	@echo 'make venv                  only build .venv'
 
@@ -35,6 +36,9 @@ test-fast: model
 
 test-long: model
 	@$(PY) -m pytest -m long --timeout 3600
+
+pictures: model
+	@SWARM_PICTURES=1 $(PY) -m pytest -k "pictures or dies or phone" tests/chat $(wildcard tests/monitor)
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

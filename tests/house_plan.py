@@ -59,6 +59,7 @@ FILE_PACKAGES = {"wire/codecs.py": frozenset({"torch", "numpy"})}
 """Packages that one file of a room may import besides."""
 
 BROAD_HANDLERS = {
+    "chat/conversation.py": "a model's own chat template is a program that raises what it likes",
     "cli/run.py": "a command turns every fault into one line and an exit status",
     "client/streaming/choosing.py": "whatever a stream's own processors do, the others go on",
     "client/streaming/decoder.py": "whatever a stream does, the others go on",

@@ -27,19 +27,20 @@ class Command:
 COMMANDS = (
     Command("server", "swarm.server.__main__", "serve some blocks of a model"),
     Command("bootstrap", "swarm.bootstrap.__main__", "introduce peers to each other"),
+    Command("gateway", "swarm.gateway.__main__", "answer OpenAI-compatible HTTP requests with models of a swarm"),
+    Command("chat", "swarm.chat.__main__", "talk with a model of the swarm in this terminal"),
+    Command("monitor", "swarm.monitor.__main__", "show the swarm as a live web page, with an API and a history"),
+    Command("status", "swarm.status.__main__", "one look at the swarm: models, coverage, servers, alerts"),
+    Command("doctor", "swarm.doctor.__main__", "find out what is wrong: here, in the swarm, or with a model"),
     Command("init", "swarm.cli.init", "begin a private swarm, and print the line with which others join it"),
     Command("join", "swarm.cli.join", "be in the swarm of a join line, from now on"),
     Command("invite", "swarm.cli.invite", "print the join line of the swarm that you are in"),
     Command("leave", "swarm.cli.leave", "forget the swarm joined last"),
     Command("keygen", "swarm.cli.keygen", "make a key for a private swarm, in a file"),
-    Command("doctor", "swarm.doctor.__main__", "find out what is wrong: here, in the swarm, or with a model"),
-    Command("monitor", "swarm.monitor.__main__", "show the swarm as a live web page, with an API and a history"),
-    Command("status", "swarm.status.__main__", "one look at the swarm: models, coverage, servers, alerts"),
-    Command("gateway", "swarm.gateway.__main__", "answer OpenAI-compatible HTTP requests with models of a swarm"),
+    Command("demo", "swarm.demo.__main__", "run a whole swarm on this machine and answer a prompt"),
     Command(
         "simulator", "swarm.simulator.__main__", "simulate thousands of servers, with the real placement and routes"
     ),
-    Command("demo", "swarm.demo.__main__", "run a whole swarm on this machine and answer a prompt"),
 )
 
 

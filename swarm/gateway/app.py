@@ -18,7 +18,7 @@ from swarm.gateway.events import Events
 from swarm.gateway.faults import Refused, first_fault, telling
 from swarm.gateway.models import Models, Served
 from swarm.gateway.recent import Answer, Recent
-from swarm.web import Keys, add_metrics, guard
+from swarm.web import Keys, add_metrics, add_page, guard
 from swarm.web.guard import KEY
 
 MODEL = web.RequestKey("model", str)
@@ -121,6 +121,7 @@ def build_app(gateway: Gateway, keys: Keys, *, max_body: int) -> web.Application
     app.router.add_post("/v1/chat/completions", gateway.chat)
     app.router.add_post("/v1/completions", gateway.complete)
     app.router.add_get("/api/v1/route/{answer_id}", gateway.route)
+    add_page(app, "swarm.gateway")
     add_metrics(app, gateway.house.metrics.registry)
     return app
 
