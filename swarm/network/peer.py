@@ -122,7 +122,7 @@ class Peer:
             return
         path = f"{self._daemon.folder}/streams.sock"
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._accept, path, backlog=BACKLOG)
+        self._server = await loop.create_unix_server(lambda: Stream(self._on_prelude), path, backlog=BACKLOG)
         register = p2pd_pb2.StreamHandlerRequest(
             addr=DaemonMultiaddr(f"/unix{path}").to_bytes(), proto=[STREAM_PROTOCOL], balanced=False
         )
@@ -215,17 +215,13 @@ class Peer:
         told = [Multiaddr(f"{addr}/p2p/{self.peer_id}") for addr in told if direct_endpoint(addr) is not None]
         return tuple(told) or direct_addrs(self.addrs, port, self.peer_id)
 
-    def _accept(self) -> Stream:
-        return Stream(self._on_prelude)
-
     def _on_prelude(self, stream: Stream, prelude: bytes) -> None:
         told = p2pd_pb2.StreamInfo.FromString(prelude)
         stream.remote_host = host_of(Multiaddr(told.addr))
         self._on_inbound(stream, PeerId(PeerID(told.peer).to_base58()))
 
     def _on_inbound(self, stream: Stream, remote: PeerId) -> None:
-        inbound = self._channels.inbound()
-        config = self.config
+        inbound, config = self._channels.inbound(), self.config
         if inbound.total() >= config.max_channels or inbound[remote] >= config.max_channels_per_peer:
             logger.warning("peer %s: channel refused, it has %d of %d", remote, inbound[remote], inbound.total())
             stream.abort()
@@ -249,11 +245,12 @@ class Peer:
             self._channels.ended(channel)
             on_gone(channel)
 
+        greeting = Greeting(self.config.swarm_key, self.peer_id, remote, is_dialled=is_dialled)
         channel = Channel(
             stream,
             remote,
             is_dialled=is_dialled,
-            greeting=Greeting(self.config.swarm_key, self.peer_id, remote, is_dialled=is_dialled),
+            greeting=greeting,
             timeouts=self.config.timeouts,
             on_ready=on_ready,
             on_gone=forget,
