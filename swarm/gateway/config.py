@@ -42,7 +42,8 @@ class GatewayConfig:
         metadata=flag("keys to let in; anybody on this machine may see them here", metavar="KEY"),
     )
     api_keys_file: Path | None = field(
-        default=None, metadata=flag("file with a key on each line; # begins a comment", metavar="FILE", parse=Path)
+        default=None,
+        metadata=flag("file with a key on each line; lines that begin with # are skipped", metavar="FILE", parse=Path),
     )
     requests_per_minute: int = field(default=600, metadata=flag("requests a key may send; 0 is any number"))
     tokens_per_minute: int = field(
@@ -66,20 +67,3 @@ class GatewayConfig:
         for name in ("max_running", "max_body"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 or more")
-
-    def keys(self) -> tuple[str, ...]:
-        """Return all keys, those of the file included.
-
-        Raises:
-            UsageError: The file cannot be read, or has no key.
-        """
-        if self.api_keys_file is None:
-            return self.api_key
-        try:
-            lines = self.api_keys_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--api-keys-file {self.api_keys_file} cannot be read: {error}") from error
-        told = [key for line in lines if (key := line.partition("#")[0].strip())]
-        if not told:
-            raise UsageError(f"--api-keys-file {self.api_keys_file} has no key; write one on each line")
-        return (*self.api_key, *told)

@@ -33,7 +33,7 @@ async def run_gateway(config: GatewayConfig, joined: Joined, on_ready: Callable[
         SwarmUnreachable: No initial peer answers.
         AddressInUse, AddressInvalid: It cannot listen there.
     """
-    keys = Keys(config.keys())
+    keys = Keys.read(config.api_key, config.api_keys_file)
     require_keys(config.host, keys)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -31,6 +31,10 @@ class MonitorConfig:
     api_key: tuple[str, ...] = field(
         default=(), repr=False, metadata=flag("who sends one of these may look; left out: whoever is on this machine")
     )
+    api_keys_file: Path | None = field(
+        default=None,
+        metadata=flag("file with a key on each line; lines that begin with # are skipped", metavar="FILE", parse=Path),
+    )
     history: Path | None = field(
         default=None,
         metadata=flag(

@@ -28,7 +28,7 @@ async def monitor(config: MonitorConfig, joined: Joined) -> None:
         AddressInvalid, AddressInUse: An initial peer's address, or the port to listen on.
         DaemonDied: The libp2p daemon ended.
     """
-    keys = Keys(config.api_key)
+    keys = Keys.read(config.api_key, config.api_keys_file)
     require_keys(config.host, keys)
     addrs = parse_addrs(joined.peers)
     board = Board()

@@ -16,9 +16,6 @@ from swarm.web.metrics import add_metrics
 from swarm.web.readings import registry_of
 from swarm.web.serving import serving
 
-MAX_KEY_FILE = 64 * 1024
-"""Bytes of a file of keys: more is some other file, given by mistake."""
-
 Health = Callable[[], tuple[bool, str]]
 """Whether the process does its work, and in a word what it is at."""
 
@@ -37,7 +34,7 @@ async def operators_face(
         UsageError: `host` can be reached from other machines, and there are no keys; or they cannot be read.
         AddressInUse, AddressInvalid: As `serving`.
     """
-    keys = read_keys(key_file) if key_file is not None else Keys()
+    keys = Keys.read((), key_file)
     if not keys and not is_loopback(host):
         raise UsageError(f"--metrics-host {host} lets other machines in: give --metrics-key-file FILE too")
     app = web.Application(middlewares=[guard(keys)])
@@ -51,21 +48,3 @@ async def operators_face(
     app.router.add_get("/healthz", healthz)
     async with serving(app, host=host, port=port) as url:
         yield url
-
-
-def read_keys(file: Path) -> Keys:
-    """Return the keys in a file, one a line; empty lines and those that begin with # are skipped.
-
-    Raises:
-        UsageError: It cannot be read, holds no key, or one that is none; no key is quoted.
-    """
-    try:
-        with file.open(encoding="utf-8") as text:
-            lines = [line.strip() for line in text.read(MAX_KEY_FILE).splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text"
-        raise UsageError(f"keys cannot be read from {file}: {reason}") from None
-    keys = Keys([line for line in lines if line and not line.startswith("#")])
-    if not keys:
-        raise UsageError(f"{file} holds no key: write one a line")
-    return keys

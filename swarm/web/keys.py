@@ -8,11 +8,16 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Sequence
+from pathlib import Path
 
 from swarm.errors import UsageError
 
 MIN_LENGTH, MAX_LENGTH = 8, 256
 """Characters of a key: fewer can be guessed, more do not fit where people paste them."""
+
+
+MAX_FILE = 64 * 1024
+"""Characters of a file of keys: more is some other file, given by mistake."""
 
 
 class Keys:
@@ -29,6 +34,26 @@ class Keys:
                     f"API key {number}: give {MIN_LENGTH} to {MAX_LENGTH} printable ASCII characters without blanks"
                 )
         self._digests = tuple(dict.fromkeys(map(_digest, keys)))
+
+    @classmethod
+    def read(cls, keys: Sequence[str], file: Path | None = None) -> Keys:
+        """Return `keys` and those in `file`, one a line; empty lines and those that begin with # are skipped.
+
+        Raises:
+            UsageError: The file cannot be read or holds no key, or one is none; no key is quoted.
+        """
+        if file is None:
+            return cls(keys)
+        try:
+            with file.open(encoding="utf-8") as text:
+                lines = [line.strip() for line in text.read(MAX_FILE).splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text"
+            raise UsageError(f"keys cannot be read from {file}: {reason}") from None
+        told = [line for line in lines if line and not line.startswith("#")]
+        if not told:
+            raise UsageError(f"{file} holds no key: write one on each line")
+        return cls((*keys, *told))
 
     def __bool__(self) -> bool:
         return bool(self._digests)

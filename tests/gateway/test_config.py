@@ -11,16 +11,19 @@ from swarm.errors import UsageError
 from swarm.gateway import GatewayConfig
 from swarm.gateway.__main__ import main
 from swarm.gateway.models import is_here
+from swarm.web import Keys
 
 SECRET = "canary-of-the-command-line"
 
 
 def test_keys_come_from_the_command_line_and_a_file(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# ours\nfirst-of-the-file  # Ada's\n\n second-of-the-file\n")
+    file.write_text("# ours\nfirst-of-the-file\n\n second-of-the-file\n")
     config = parse_flags(GatewayConfig, ["one-model", "--api-key", SECRET, "--api-keys-file", str(file)])
     assert config.models == ("one-model",)
-    assert config.keys() == (SECRET, "first-of-the-file", "second-of-the-file")
+    keys = Keys.read(config.api_key, config.api_keys_file)
+    found = [keys.find(f"Bearer {key}") for key in (SECRET, "first-of-the-file", "second-of-the-file")]
+    assert found == ["key-1", "key-2", "key-3"]
     assert SECRET not in repr(config)
 
 
@@ -38,7 +41,7 @@ def test_a_file_without_keys_opens_no_door(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nothing\n")
     for name in ("empty", "missing"):
         with pytest.raises(UsageError, match=name):
-            GatewayConfig(api_keys_file=tmp_path / name).keys()
+            Keys.read((), GatewayConfig(api_keys_file=tmp_path / name).api_keys_file)
 
 
 def test_other_machines_need_a_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from swarm.server.face.metrics import PREFIX, STATS
 from tests.operators.command_lines import BOOTSTRAP, ROOT, parse
 
 PEER = "/dns4/bootstrap/tcp/31337/p2p/12D3KooWBdus6M2s6MSpX7sSN74LBVrdzGThgJRaG7WpvirLLTBL"
-GIVEN = {"SWARM_PEER": PEER, "SWARM_MONITOR_KEY": "a-key-for-the-monitor"}
+GIVEN = {"SWARM_PEER": PEER}
 COMPOSE = (BOOTSTRAP / "compose.yaml").read_text(encoding="utf-8")
 CONTAINERFILE = (BOOTSTRAP / "Containerfile").read_text(encoding="utf-8")
 

@@ -10,8 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from swarm.errors import UsageError
-from swarm.web import counter, facts, gauge, operators_face
-from swarm.web.face import read_keys
+from swarm.web import Keys, counter, facts, gauge, operators_face
 from swarm.web.readings import Metric
 
 SECRET = "scrape-me-if-you-can"
@@ -68,10 +67,10 @@ def test_a_file_without_usable_keys_is_refused_and_never_quoted(tmp_path: Path, 
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(UsageError) as error:
-        read_keys(file)
+        Keys.read((), file)
     assert "short" not in str(error.value) and "two words" not in str(error.value)
 
 
 def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="none"):
-        read_keys(tmp_path / "none")
+        Keys.read((), tmp_path / "none")
