@@ -19,11 +19,11 @@ from swarm.doctor.config import DoctorConfig
 from swarm.doctor.findings import Code, Finding, fault
 from swarm.doctor.machine_checks import MachineChecks
 from swarm.doctor.probes.joining import join
-from swarm.doctor.probes.knocks import knock
+from swarm.doctor.probes.knocks import Knock, knock
 from swarm.doctor.swarm_checks import SwarmChecks
 from swarm.doctor.verdicts.introducers import CHECK as INITIAL_PEERS
 from swarm.doctor.verdicts.introducers import judge_introducers
-from swarm.errors import AddressInvalid, DaemonDied, UnavailableError, UsageError
+from swarm.errors import AddressInvalid, DaemonDied, SwarmUnreachable, UnavailableError, UsageError
 from swarm.network import parse_addrs
 from swarm.network.addresses import parse_host_addr
 from swarm.swarm_key import SwarmKey
@@ -33,6 +33,9 @@ LIMIT = 10.5
 
 JOIN_LIMIT = 6.0
 """Seconds for our own daemon to start, and for initial peers that answered a knock to let us in."""
+
+FIRST_ANSWERS = 1.0
+"""Seconds that initial peers have to answer a knock before we begin to join."""
 
 MAX_INITIAL_PEERS = 32
 """That are knocked at, and joined through."""
@@ -78,29 +81,43 @@ async def _look_at_swarm(
     config: DoctorConfig, addrs: Sequence[Multiaddr], key: SwarmKey | None, machine: MachineChecks, deadline: float
 ) -> list[Finding]:
     loop = asyncio.get_running_loop()
-    knocks = await asyncio.gather(*(knock(addr) for addr in addrs))
-    # Also through the dead ones: whoever was in this swarm before knows other members by them. But for names that
-    # nobody can look up, which would hold up our end.
-    known = [addr for addr, each in zip(addrs, knocks, strict=True) if each.host or not each.can_tell]
-    found = judge_introducers(knocks, {}, {})
-    if not known:
-        return [*found, not_examined("swarm", _NOBODY)]
+    knocking = [asyncio.create_task(knock(addr)) for addr in addrs]
+    await asyncio.wait(knocking, timeout=FIRST_ANSWERS)
+    known = [addr for addr, task in zip(addrs, knocking, strict=True) if _can_be_tried(addr, task)]
+    found: list[Finding] = []
     try:
+        if not known:
+            raise SwarmUnreachable(_NOBODY)
         async with asyncio.timeout(JOIN_LIMIT) as starting, join(config, known, key) as joined:
             starting.reschedule(None)
-            checks = SwarmChecks(config, joined, knocks, machine)
+            checks = SwarmChecks(config, joined, await asyncio.gather(*knocking), machine)
             # Before the last second: leaving takes its time, too.
             seconds = deadline - loop.time() - 1.0
             if joined.directory.is_connected:
                 return await run_checks(checks.checks(seconds))
-            return [*await run_checks(checks.checks(seconds)[:1]), not_examined("swarm", _NOBODY)]
+            found = await run_checks(checks.checks(seconds)[:1])
+            raise SwarmUnreachable(_NOBODY)
     except TimeoutError:
-        return [*found, not_examined("swarm", f"could not be entered within {JOIN_LIMIT:g} s")]
+        found.append(not_examined("swarm", f"could not be entered within {JOIN_LIMIT:g} s"))
     except DaemonDied as error:
         remedy = "see that this machine has memory, file descriptors and processes left, and install hivemind again"
-        return [*found, fault("daemon", Code.DAEMON_DEAD, str(error), remedy)]
+        found.append(fault("daemon", Code.DAEMON_DEAD, str(error), remedy))
     except UnavailableError as error:
-        return [*found, not_examined("swarm", str(error))]
+        found.append(not_examined("swarm", str(error)))
+    if found[0].check != INITIAL_PEERS:
+        found[:0] = judge_introducers(await asyncio.gather(*knocking), {}, {})
+    return found
+
+
+def _can_be_tried(addr: Multiaddr, knocking: asyncio.Task[Knock]) -> bool:
+    """Whether to join through this initial peer, too.
+
+    The dead ones as well: whoever was in this swarm before knows other members by them. But not names that nobody can
+    look up, or not yet, which would hold up our end.
+    """
+    if not knocking.done():
+        return not str(addr).startswith("/dns")
+    return bool(knocking.result().host) or not knocking.result().can_tell
 
 
 _NOBODY = "no initial peer lets us in, so nothing else of the swarm can be seen"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from swarm.doctor.checks import Check
 from swarm.doctor.config import DoctorConfig
 from swarm.doctor.findings import Code, Finding, Level, fault, ok
 from swarm.doctor.machine_checks import MachineChecks
-from swarm.doctor.probes.hosts import hosts_of, look_here
+from swarm.doctor.probes.hosts import look_here
 from swarm.doctor.probes.joining import Joined, listening
 from swarm.doctor.probes.knocks import KNOCK, Knock
-from swarm.doctor.probes.visits import Greeting, Visit, choose, greet, is_same, visit
+from swarm.doctor.probes.visits import Greeting, Visit, choose, greet, is_same, knock_at, visit
 from swarm.doctor.verdicts.introducers import CHECK as INITIAL_PEERS
 from swarm.doctor.verdicts.introducers import judge_introducers
 from swarm.doctor.verdicts.machine import judge_clocks
@@ -21,9 +23,10 @@ from swarm.doctor.verdicts.models import CHECK as MODELS
 from swarm.doctor.verdicts.models import judge_model, lost_without
 from swarm.doctor.verdicts.ourselves import CHECK as REACHABILITY
 from swarm.doctor.verdicts.ourselves import judge_reach, judge_running, port_taken
+from swarm.doctor.verdicts.places import is_local
 from swarm.doctor.verdicts.servers import CHECK as SERVERS
 from swarm.doctor.verdicts.servers import Surroundings, judge_server
-from swarm.errors import PeerUnreachable, ProtocolError, SwarmError, WrongSwarmKey
+from swarm.errors import PeerUnreachable, ProtocolError, SwarmError, SwarmUnreachable, WrongSwarmKey
 from swarm.network import parse_addr
 from swarm.network.addresses import parse_host_addr, tcp_endpoint
 from swarm.network.dial_back import PAUSE
@@ -36,6 +39,9 @@ MAX_MODELS = 8
 
 MAX_CLOCKS = 4
 """Members that are asked for the time, beside the initial peers."""
+
+MAX_MET = 4
+"""Servers that are knocked at only to see whether anybody is elsewhere."""
 
 SECOND_LOOK = 5.0
 """Seconds that must be left to look once more at what seems wrong: it may have ended in order, or been busy."""
@@ -56,6 +62,8 @@ class SwarmChecks:
         self._machine = machine
         self._here = look_here()
         self._views: asyncio.Task[tuple[View, ...]] | None = None
+        self._met: dict[PeerId, set[str]] = {}
+        self._meet_at(knocks)
         self._times: dict[PeerId, asyncio.Task[float | None]] = {}
 
     def checks(self, seconds: float) -> list[Check]:
@@ -126,7 +134,11 @@ class SwarmChecks:
         if not number:
             return [ok(SERVERS, "none is online")]
         peer = self._joined.peer
+        if any(is_local(record.addrs) for _, record in chosen):
+            await self._widen()
         visits = await asyncio.gather(*(visit(peer, record) for _, record in chosen))
+        for each in visits:
+            self._meet_at(each.knocks)
         found = [finding for each in visits if (finding := self._judge(each, views))]
         if any(finding.level is Level.FAULT for finding in found) and self._left() > SECOND_LOOK:
             found = await self._look_again(visits, views)
@@ -152,16 +164,32 @@ class SwarmChecks:
         view = next(view for view in views if view.model == record.model)
         around = Surroundings(
             here=self._here,
-            others=self._others(views, record.peer),
+            others=self._others(record.peer),
             lost=lost_without(view, record.peer),
             now=time.time(),
         )
         return judge_server(each, around)
 
-    def _others(self, views: Sequence[View], peer: PeerId | None) -> list[tuple[str, ...]]:
-        told = [hosts_of(record.addrs) for view in views for record in view.records if record.peer != peer]
-        met = [(knock.host,) for knock in self._knocks if knock.is_reached and knock.wanted != peer]
-        return [*met, *(hosts for hosts in told if hosts)]
+    async def _widen(self) -> None:
+        """Meet some servers of any model that are not on this machine: who is elsewhere must be known to be there.
+
+        Words of a record would not do: one server with a wrong address in it would put all others in the wrong.
+        """
+        views: tuple[View, ...] = ()
+        with suppress(SwarmUnreachable):
+            views = await self._views_of_all() if self._config.model is not None else await self._all_views()
+        far = [replace(view, records=tuple(r for r in view.records if not is_local(r.addrs))) for view in views]
+        chosen, _ = choose(far, MAX_MET)
+        for knocks in await asyncio.gather(*(knock_at(record) for _, record in chosen)):
+            self._meet_at(knocks)
+
+    def _meet_at(self, knocks: Sequence[Knock]) -> None:
+        for each in knocks:
+            if each.is_reached:
+                self._met.setdefault(each.wanted, set()).add(each.host)
+
+    def _others(self, peer: PeerId | None) -> list[tuple[str, ...]]:
+        return [tuple(hosts) for other, hosts in self._met.items() if other != peer]
 
     async def _reachability(self) -> Sequence[Finding]:
         key = await self._machine.key()
@@ -181,8 +209,9 @@ class SwarmChecks:
         if looking.reach is not Reach.DIRECT and looking.finding.guessed:
             await asyncio.sleep(PAUSE + 0.1)  # nobody answers the same one sooner
             await looking.look()
+        await self._widen()
         addrs = looking.addrs or tuple(str(addr) for addr in (*peer.addrs, *peer.direct_addrs))
-        return judge_reach(looking.finding, addrs, self._others(await self._all_views(), None), self._here)
+        return judge_reach(looking.finding, addrs, self._others(None), self._here)
 
     async def _who_listens(self) -> PeerId | None:
         """The peer at the port that is taken; None if it is none."""

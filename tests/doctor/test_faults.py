@@ -203,8 +203,9 @@ async def test_a_port_that_something_else_has_is_told(ward: Ward, diagnose: Exam
 
 
 async def test_blocks_that_nobody_serves_any_more_are_named(ward: Ward, diagnose: Examine) -> None:
-    """The last one here: it ends one of the healthy servers."""
     ward.processes.pop("tiny-rest").stop()
     found = await diagnose("tiny", "--initial-peers", ward.addr)
+    ward.serve("tiny-rest", "4:6", model=ward.model("tiny"))
+    ward.processes["tiny-rest"].wait_ready()
     assert codes(found) == ["SW08"]
     assert "blocks 4:6 are served by nobody" in faults(found)[0].text and "--blocks 4:6" in faults(found)[0].remedy

@@ -53,21 +53,23 @@ def test_whatever_hangs_the_end_comes_in_time(ward: Ward) -> None:
         where = f"/ip4/127.0.0.1/tcp/{silent.getsockname()[1]}"
         nobody = [f"{where}{end}/p2p/{ward.peers['tiny']}" for end in ("", "/tls")]
         unknown = f"/dns4/no-such-host.invalid/tcp/1/p2p/{ward.peers['tiny-rest']}"
-        status, found, _ = doctor("newer", "--initial-peers", ward.addr, *nobody, unknown, "--port", "0")
-        assert status == 1 and sorted(found) == ["SW01", "SW03", "SW03", "SW03"]
+        status, found, text = doctor("newer", "--initial-peers", ward.addr, *nobody, unknown, "--port", "0")
+        assert status == 1 and sorted(found) == ["SW01", "SW03", "SW03", "SW03"], text
         with frozen(psutil.Process(ward.processes["bootstrap"].popen.pid)):
             status, found, text = doctor("--initial-peers", ward.addr, *nobody)
-            assert status == 1 and found == ["SW03"] * 3 and "not-examined" in text
+            # Members met in the runs before are a way in, so that the frozen server may be seen as well.
+            assert status == 1 and sorted(found)[-3:] == ["SW03"] * 3 and set(found) <= {"SW01", "SW03"}, text
 
 
 def test_a_server_that_hangs_behind_a_living_daemon_is_told_from_a_closed_port(ward: Ward) -> None:
-    process = ward.processes["newer"].popen
+    process = ward.processes["edited"].popen
     process.send_signal(signal.SIGSTOP)
     try:
-        status, found, text = doctor("newer", "--initial-peers", ward.addr)
+        status, found, text = doctor("edited", "--initial-peers", ward.addr)
     finally:
         process.send_signal(signal.SIGCONT)
-    assert (status, found) == (1, ["SW14"]) and ward.peers["newer"] in text
+    assert (status, found) == (1, ["SW14"]), text
+    assert "takes connections" in text and ward.peers["edited"] in text
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from swarm.errors import AddressInUse, Busy
 from swarm.network import Closed, NetworkConfig, Peer, Timeouts
 from swarm.swarm_key import SwarmKey
 
-NETWORK = Timeouts(startup=6.0, dial=2.5, direct=1.5, hello=2.5, ask=2.5, close=0.5)
+NETWORK = Timeouts(startup=6.0, dial=2.0, direct=1.2, hello=2.0, ask=2.5, close=0.5)
 """Shorter than a server's: a look that takes longer finds nothing that it can still tell."""
 
-DIRECTORY = DirectoryTimeouts(join=2.5, call=2.0, get=4.0)
+DIRECTORY = DirectoryTimeouts(join=2.5, call=1.5, get=3.5)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from swarm.doctor.probes.knocks import MAX_KNOCKS, Knock, knock
-from swarm.errors import AddressInvalid, RemoteError, SwarmError, UnavailableError
+from swarm.errors import AddressInvalid, PeerUnreachable, RemoteError, SwarmError, UnavailableError
 from swarm.network import Peer, best_first, parse_addr, peer_id_of
 from swarm.types import PeerId, ServerRecord, ServerState, View
+
+GREET = 4.0
+"""Seconds for a channel: directly, and if that fails through libp2p."""
 
 MAX_VISITED = 16
 """Servers that are dialled: each of thousands of doctors' runs must cost a large swarm little."""
@@ -36,7 +39,10 @@ class Visit:
 async def greet(peer: Peer, who: PeerId, addrs: Sequence[str]) -> Greeting:
     """Open a channel to `who`, as a client does."""
     try:
-        channel = await peer.channel(who, addrs)
+        async with asyncio.timeout(GREET):
+            channel = await peer.channel(who, addrs)
+    except TimeoutError:
+        return Greeting(error=PeerUnreachable(f"peer {who}: no channel within {GREET:g} s"))
     except (RemoteError, UnavailableError) as error:
         return Greeting(error=error)
     return Greeting(software=channel.hello.software if channel.hello else "")
@@ -44,6 +50,12 @@ async def greet(peer: Peer, who: PeerId, addrs: Sequence[str]) -> Greeting:
 
 async def visit(peer: Peer, record: ServerRecord) -> Visit:
     """Knock at a server's addresses, and greet it."""
+    knocks, greeting = await asyncio.gather(knock_at(record), greet(peer, record.peer, record.addrs))
+    return Visit(record, knocks, greeting)
+
+
+async def knock_at(record: ServerRecord) -> tuple[Knock, ...]:
+    """Knock at a server's addresses, those first that others can use."""
     own = []
     for text in record.addrs:  # a stranger's record: what is no address of its own is nobody's to dial
         try:
@@ -52,9 +64,7 @@ async def visit(peer: Peer, record: ServerRecord) -> Visit:
             continue
         if peer_id_of(addr) == record.peer:
             own.append(addr)
-    knocks = asyncio.gather(*(knock(addr) for addr in best_first(own)[:MAX_KNOCKS]))
-    greeting = await greet(peer, record.peer, record.addrs)
-    return Visit(record, tuple(await knocks), greeting)
+    return tuple(await asyncio.gather(*(knock(addr) for addr in best_first(own)[:MAX_KNOCKS])))
 
 
 def choose(views: Sequence[View], limit: int = MAX_VISITED) -> tuple[list[tuple[View, ServerRecord]], int]:

@@ -25,7 +25,7 @@ def misplaced(addrs: Sequence[str], others: Sequence[Sequence[str]], here: Here,
         is_reached: Whether it was reached from here.
     """
     hosts = hosts_of(addrs)
-    if not hosts or any(scope_of(host) not in _LOCAL for host in hosts):
+    if not hosts or not is_local(addrs):
         return None
     scopes = {scope_of(host) for host in hosts}
     told = ", ".join(hosts)
@@ -43,6 +43,12 @@ def misplaced(addrs: Sequence[str], others: Sequence[Sequence[str]], here: Here,
         return None if is_reached else f"announces only {told}, of {where}, and is not reached from here"
     stranger = _stranger(others, here, inside)
     return f"announces only {told}, of {where}, but {stranger} is elsewhere" if stranger else None
+
+
+def is_local(addrs: Sequence[str]) -> bool:
+    """Whether a peer announces nothing but addresses that only work nearby."""
+    hosts = hosts_of(addrs)
+    return bool(hosts) and all(scope_of(host) in _LOCAL for host in hosts or ())
 
 
 def _stranger(others: Sequence[Sequence[str]], here: Here, inside: Sequence[str]) -> str | None:
