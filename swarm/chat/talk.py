@@ -38,6 +38,8 @@ def talk(config: ChatConfig, joined: Joined, *, is_terminal: bool) -> None:
     log = _keep_log() if is_terminal and not config.debug else deque[str]()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _leave)
+        # A shell that starts us in the background has SIGINT ignored, and whoever types Ctrl-C means it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     screen.note("joining the swarm ...")
     model = AutoModelForCausalLM.from_pretrained(config.model, initial_peers=joined.peers, swarm_key=joined.key)
     tokenizer = AutoTokenizer.from_pretrained(config.model or model.name_or_path)
