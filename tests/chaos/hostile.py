@@ -17,6 +17,7 @@ from swarm.server import handler
 from swarm.server.__main__ import main
 from swarm.server.answers import Answers
 from swarm.server.links import Links
+from swarm.server.tally import Tally
 from swarm.server.work import Work
 
 HONEST_STEPS = 4
@@ -50,8 +51,8 @@ LIES = (*(lie.__name__ for lie in SPOILING), "noise", "nothing")
 class LyingAnswers(Answers):
     """Spoils what the real server is about to send."""
 
-    def __init__(self, links: Links) -> None:
-        super().__init__(links)
+    def __init__(self, links: Links, tally: Tally) -> None:
+        super().__init__(links, tally)
         self._lies = cycle(LIES)
         self._told: dict[bytes, tuple[str, int]] = {}
 

@@ -187,7 +187,7 @@ class Script:
 
 def test_forks_roll_backs_and_batches_survive_random_deaths(tiny: Checkpoint) -> None:
     deaths: list[int] = []
-    for seed in range(16):
+    for seed in range(8):
         random_deaths(tiny, seed, deaths)
     assert sum(deaths) > 16 and max(deaths) > 2, "else nothing was tried"
 

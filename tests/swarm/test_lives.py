@@ -120,7 +120,7 @@ def test_a_client_waits_for_the_server_that_is_still_missing(
     assert torch.equal(found[0], tiny.generate(ids, max_new_tokens=4, do_sample=False))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_server_that_is_told_to_stop_lets_a_generation_finish_and_is_gone_at_once(
     number: signal.Signals, tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:
@@ -256,6 +256,7 @@ def test_local_swarm_is_what_it_says(tiny_swarm: LocalSwarm) -> None:
     assert [ready["blocks"] for ready in tiny_swarm.ready] == ["0:4", "4:6"]
 
 
+@pytest.mark.long  # every run has tests/chaos/test_membership.py
 def test_the_blocks_of_the_only_server_that_dies_are_named_in_time_and_its_heir_is_found(
     tiny_folder: Path, tiny: SwarmForCausalLM, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def perplexity(model: Any, ids: torch.Tensor) -> float:
     return float(torch.tensor(losses / tokens).exp())
 
 
+@pytest.mark.long
 def test_perplexity_in_bfloat16_is_that_of_one_machine(
     smollm_path: Path, tokenizer: Any, reference: Reference, tmp_path: Path
 ) -> None:

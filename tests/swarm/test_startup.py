@@ -57,7 +57,10 @@ def start_one(*flags: str, log: Path) -> tuple[float, int]:
         return time.monotonic() - started, peak_bytes(Path(f"/proc/{server.popen.pid}/status").read_text())
 
 
-@pytest.mark.parametrize(("dtype", "quant"), [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int4")])
+@pytest.mark.parametrize(
+    ("dtype", "quant"),
+    [pytest.param("float32", "none", marks=pytest.mark.long), ("bfloat16", "none"), ("bfloat16", "int4")],
+)
 def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weights(
     dtype: str, quant: Quant, smollm_path: Path, tmp_path: Path
 ) -> None:
@@ -77,7 +80,7 @@ def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weight
     assert seconds <= READY_SECONDS
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.long), "auto"])
+@pytest.mark.parametrize("dtype", ["auto", pytest.param("float32", marks=pytest.mark.long)])
 def test_two_compute_threads_are_one_thread_more(dtype: str, tmp_path: Path) -> None:
     """With a second pool, made while loading or measuring, libgomp lets them sleep between any two operations."""
 

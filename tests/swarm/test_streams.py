@@ -31,7 +31,7 @@ def new_tokens(ids: Tensor, text: Tensor) -> list[int]:
     return text[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("prompt", [0, 3, 12])
+@pytest.mark.parametrize("prompt", [0, pytest.param(3, marks=pytest.mark.long), 12])
 async def test_a_stream_gives_the_tokens_of_generate_and_of_transformers(
     model: SwarmForCausalLM, reference: Reference, prompt: int
 ) -> None:
