@@ -465,7 +465,7 @@ def test_the_bundled_model_continues_as_in_transformers() -> None:
 
 
 def _continuation(path: str) -> tuple[Tensor, Tensor]:
-    """12 tokens and 64 greedy ones of transformers in float32, and its log-probabilities behind each."""
+    """12 tokens and 32 greedy ones of transformers in float32, and its log-probabilities behind each."""
     settings = load_gguf_checkpoint(path)["config"]
     settings.pop("model_type")
     model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
