@@ -465,7 +465,7 @@ def test_the_bundled_model_continues_as_in_transformers() -> None:
 
 
 def _continuation(path: str) -> tuple[Tensor, Tensor]:
-    """12 tokens and 32 greedy ones of transformers in float32, and its log-probabilities behind each."""
+    """12 tokens and 64 greedy ones of transformers in float32, and its log-probabilities behind each."""
     settings = load_gguf_checkpoint(path)["config"]
     settings.pop("model_type")
     model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
@@ -473,5 +473,5 @@ def _continuation(path: str) -> tuple[Tensor, Tensor]:
     model.tie_weights()
     with torch.inference_mode():
         prompt = some_ids(12, vocab_size=49152).view(1, 12)
-        ids = model.generate(prompt, max_new_tokens=32, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
+        ids = model.generate(prompt, max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
     return ids, reference_logits(model, ids).log_softmax(-1)
