@@ -62,7 +62,8 @@ def test_a_sample_of_ten_thousand_servers_is_routed_soon_and_within_five_percent
     best = find_route(seen, Span(0, NUM_BLOCKS), costs)
     assert route is not None and best is not None
     assert route_cost(route, seen, costs) <= 1.05 * route_cost(best, seen, costs)
-    assert min(times) <= 0.15  # 0.04 to 0.06 where it was measured; machines differ, and the bar of 0.05 is the simulator's
+    # Measured: 0.04 to 0.06 s. The bar of 0.05 is the simulator's; machines under test differ too much for it.
+    assert min(times) <= 0.15
     assert len(few.records) < 1500
 
 
