@@ -12,6 +12,9 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from swarm.demo.processes import Process
+from tests.zygote import ForkedPopen
+
 # No deadline: the cores may be busy with other work, and how long an example took is not what is tested.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
@@ -32,6 +35,14 @@ def no_process_of_ours_outlives_the_tests() -> Iterator[None]:
     assert not alive, f"still running: {alive}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def commands_start_soon() -> Iterator[None]:
+    """Fork the commands of ours from a process that has loaded the large libraries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "spawn", ForkedPopen)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Compute on one thread: with tiny tensors two mostly wait, and spin on the cores that servers need."""
@@ -41,6 +52,7 @@ def one_thread() -> None:
 
 def _is_ours(child: psutil.Process) -> bool:
     try:
-        return "p2pd" in child.name() or any(word.startswith("swarm.") for word in child.cmdline())
+        words = (child.name(), *child.cmdline())
+        return "p2pd" in words[0] or any(word.startswith("swarm.") for word in words)
     except psutil.Error:  # it ended while we looked
         return False

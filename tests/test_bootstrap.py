@@ -17,6 +17,7 @@ from swarm.bootstrap import BootstrapConfig
 from swarm.errors import UsageError
 from swarm.network import parse_addr, peer_id_of
 from tests.directory.members import member
+from tests.zygote import ForkedPopen
 
 READY = re.compile(r"ready peer=(\S+) addr=(\S+)")
 
@@ -24,7 +25,7 @@ READY = re.compile(r"ready peer=(\S+) addr=(\S+)")
 @contextmanager
 def bootstrap(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "swarm.bootstrap", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    with ForkedPopen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         try:
             yield child
         finally:

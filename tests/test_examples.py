@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from swarm.blocks.native import kernel_name
 from swarm.blocks.native.binding import TORCH
 from swarm.demo.processes import Process, local_swarm
 from swarm.swarm_key import SwarmKey
+from tests import zygote
 
 pytestmark = pytest.mark.slow
 
@@ -35,8 +35,8 @@ def private(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 def run(name: str, *words: str, stdin: str = "") -> str:
-    command = [sys.executable, EXAMPLES / f"{name}.py", *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180)
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *words]
+    done = zygote.run(command, stdin, timeout=180)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

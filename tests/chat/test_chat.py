@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ pytest.importorskip("termios", reason="a pseudo-terminal is needed")
 
 from swarm.blocks.files.bundled import default_cache
 from swarm.demo.fleet import Fleet
+from tests import zygote
 from tests.chat.terminal import Terminal, take_picture, terminal
 from tests.pictures import chromium, picture_path
 
@@ -158,14 +158,8 @@ def test_the_program_ends_when_asked_and_keeps_what_was_typed(shown: Terminal, c
 
 def test_what_is_piped_is_text_and_nothing_else(servers: Fleet, cache: dict[str, str]) -> None:
     words = [sys.executable, "-m", "swarm.chat", "--initial-peers", servers.addr, "--temperature", "0"]
-    done = subprocess.run(
-        words,
-        input="Please name the capital of France.\nAnd of Italy?\n",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **cache},
-    )
+    asked = "Please name the capital of France.\nAnd of Italy?\n"
+    done = zygote.run(words, asked, env={**os.environ, **cache}, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     first, second = done.stdout.splitlines()

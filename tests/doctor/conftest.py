@@ -6,7 +6,6 @@ A fault is told from the others by its model's name, so that all can live in one
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from swarm.cli import parse_flags
 from swarm.demo.processes import Process
 from swarm.doctor import DoctorConfig, Finding, Level
 from swarm.doctor.examination import examine
+from tests import zygote
 from tests.builders import make_llama
 
 LOOPBACK = ("--host-maddrs", "/ip4/127.0.0.1/tcp/0")
@@ -140,7 +140,7 @@ def codes(findings: Sequence[Finding]) -> list[str]:
 def doctor(*argv: str, module: tuple[str, ...] = ("swarm.doctor",)) -> tuple[int, list[str], str]:
     """Run the command; return its status, the codes of its faults, and all that it printed."""
     command = [sys.executable, "-m", *module, *argv, "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    ended = zygote.run(command, timeout=90)
     assert ended.stdout, ended.stderr
     return ended.returncode, codes_told(ended.stdout), ended.stdout
 

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser
 
 from swarm.demo.fleet import Fleet, fleet
 from swarm.demo.processes import Process
+from tests import zygote
 from tests.builders import make_llama
 from tests.monitor.browsing import browsing, needs_browser, visiting
 from tests.pictures import picture_path
@@ -59,7 +60,7 @@ def monitoring(swarm: Fleet, history: Path, *flags: str) -> Iterator[tuple[Proce
 
 def status(swarm: Fleet, *flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "swarm.status", "--initial-peers", swarm.addr, *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return zygote.run(command, timeout=60)
 
 
 def get(url: str) -> Any:

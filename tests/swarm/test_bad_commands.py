@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from swarm.demo.processes import LocalSwarm, Process
 from swarm.errors import UnavailableError
+from tests import zygote
 from tests.builders import make_gguf, tiny_llama
 from tests.families import make_tiny
 
@@ -30,7 +30,7 @@ def told_by(*flags: str, timeout: float = 60.0) -> tuple[int, list[str]]:
     command = [sys.executable, "-m", "swarm.server", *flags]
     if "--host-maddrs" not in flags:
         command += ["--host-maddrs", "/ip4/127.0.0.1/tcp/0"]  # last: the flag takes all words that follow
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    ended = zygote.run(command, timeout=timeout)
     assert "ready" not in ended.stdout
     return ended.returncode, [line for line in ended.stderr.splitlines() if not line.startswith("usage:")]
 

@@ -13,6 +13,7 @@ from swarm.client import SwarmForCausalLM
 from swarm.demo.processes import LocalSwarm
 from tests.swarm.asking import Inspector
 from tests.swarm.conftest import Swarms
+from tests.zygote import ForkedPopen
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ async def test_a_client_that_dies_frees_its_pages_on_all_hops_within_a_second(
     async with Inspector(tiny_swarm) as inspector:
         await inspector.wait_empty(5)
         command = [sys.executable, "-c", CLIENT, str(tiny_folder), tiny_swarm.addr]
-        client = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE)
+        client = await asyncio.to_thread(ForkedPopen, command, stdout=subprocess.PIPE)
         try:
             assert client.stdout is not None
             for _ in range(3):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +20,7 @@ from swarm.demo.processes import Process
 from swarm.errors import UnavailableError, WrongSwarmKey
 from swarm.membership import JoinLine
 from swarm.swarm_key import SwarmKey
+from tests import zygote
 from tests.builders import some_ids
 
 pytestmark = pytest.mark.slow
@@ -41,9 +41,7 @@ class Machine:
     def swarm(self, *words: str, stdin: str = "") -> str:
         code = f"import sys; from swarm.cli.main import main; sys.exit(main({list(words)!r}))"
         command = [sys.executable, "-c", code]
-        done = subprocess.run(
-            command, input=stdin, env={**os.environ, **self.env}, capture_output=True, text=True, timeout=60
-        )
+        done = zygote.run(command, stdin, env={**os.environ, **self.env}, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

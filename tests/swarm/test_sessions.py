@@ -23,6 +23,7 @@ from tests.builders import some_ids
 from tests.swarm.asking import free_pages
 from tests.swarm.prompts import PROMPTS
 from tests.swarm.reference import Reference
+from tests.zygote import ForkedPopen
 
 pytestmark = pytest.mark.slow
 
@@ -194,7 +195,7 @@ def test_a_killed_client_frees_its_pages_on_all_servers(
     tiny: SwarmForCausalLM, tiny_swarm: LocalSwarm, tiny_folder: Any, all_free: dict[str, int]
 ) -> None:
     command = [sys.executable, "-c", CLIENT, str(tiny_folder), tiny_swarm.addr]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+    with ForkedPopen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "holding\n"
         held = free_pages(tiny)

@@ -14,7 +14,7 @@ import torch
 from swarm import AutoModelForCausalLM
 from swarm.blocks import open_checkpoint
 from swarm.blocks.formats import Quant
-from swarm.demo.processes import local_swarm
+from swarm.demo.processes import Process, local_swarm
 from tests.swarm.test_lives import LOOPBACK, running
 
 pytestmark = pytest.mark.slow
@@ -25,6 +25,13 @@ STARTS = 3
 """The fastest start counts: other work on the machine makes one slower, never faster."""
 
 EXTRA_BYTES = 200_000_000
+
+
+@pytest.fixture(autouse=True)
+def commands_load_all_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start them as a person does: it is what is measured."""
+    monkeypatch.setattr(Process, "spawn", subprocess.Popen)
+
 
 BARE = """
 import sys
