@@ -6,9 +6,12 @@ are needed. They are optional: without a C++ compiler the install goes on and sa
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -60,11 +63,14 @@ class BuildKernels(build_ext):
     def _build(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        objects: list[str] = []
-        for source in SOURCES:
-            objects += self.compiler.compile(
+
+        def compiled(source: Path) -> list[str]:
+            return self.compiler.compile(
                 [str(source)], output_dir=self.build_temp, extra_postargs=flags_of(source), depends=ext.depends
             )
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(chain.from_iterable(pool.map(compiled, SOURCES)))
         self.compiler.link_shared_object(objects, str(target), extra_postargs=["-pthread"], target_lang="c++")
 
 

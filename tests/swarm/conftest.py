@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from swarm import AutoModelForCausalLM, AutoTokenizer
-from swarm.blocks.files.bundled import default_cache, find_bundled
 from swarm.client import SwarmForCausalLM
 from swarm.client.bridge import bridge
 from swarm.demo.processes import LocalSwarm, local_swarm
 from tests.builders import make_llama
+from tests.bundled import transformers_model
 from tests.swarm.reference import FP32, Reference
 
 SPANS = {
@@ -40,21 +40,15 @@ def client_leaves_at_the_end() -> Iterator[None]:
 
 
 @pytest.fixture(scope="package")
-def smollm_path() -> Path:
-    """The bundled model's GGUF file."""
-    return find_bundled("smollm2-135m", default_cache())
-
-
-@pytest.fixture(scope="package")
 def tokenizer() -> Any:
     """The bundled model's tokenizer."""
     return AutoTokenizer.from_pretrained()
 
 
 @pytest.fixture(scope="package")
-def reference(smollm_path: Path, tokenizer: Any) -> Reference:
+def reference(tokenizer: Any) -> Reference:
     """Plain transformers in float32."""
-    return Reference.load(smollm_path, tokenizer, torch.float32)
+    return Reference(transformers_model(), tokenizer)
 
 
 @pytest.fixture(scope="package")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GgufConfig
 
 from tests.swarm.prompts import PROMPTS
 
@@ -36,14 +34,6 @@ class Reference:
     tokenizer: Any
     ties: list[str] = field(default_factory=list)
     _made: dict[int | str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, path: Path, tokenizer: Any, dtype: torch.dtype) -> Reference:
-        """Load a GGUF file with transformers, its weights unpacked to `dtype`."""
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-        )
-        return cls(model.to(dtype).eval(), tokenizer)
 
     def ids(self, text: str) -> Tensor:
         """(1, S) the tokens of `text`."""

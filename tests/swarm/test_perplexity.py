@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,10 @@ def perplexity(model: Any, ids: torch.Tensor) -> float:
 
 
 @pytest.mark.long
-def test_perplexity_in_bfloat16_is_that_of_one_machine(
-    smollm_path: Path, tokenizer: Any, reference: Reference, tmp_path: Path
-) -> None:
+def test_perplexity_in_bfloat16_is_that_of_one_machine(reference: Reference, tmp_path: Path) -> None:
     ids = reference.ids(TEXT.read_text(encoding="utf-8"))[:, :TOKENS]
     assert ids.shape[1] == TOKENS
-    local = Reference.load(smollm_path, tokenizer, torch.bfloat16)
-    expected = perplexity(local.model, ids)
+    expected = perplexity(deepcopy(reference.model).bfloat16(), ids)
     flags = ("--dtype", "bfloat16", "--quant", "none", "--threads", "1")
     with local_swarm(SPANS[3], server_flags=flags, logs=tmp_path) as swarm:
         model = AutoModelForCausalLM.from_pretrained(initial_peers=[swarm.addr], dtype=torch.bfloat16)

@@ -69,7 +69,7 @@ def start_one(*flags: str, log: Path) -> tuple[float, int]:
     [pytest.param("float32", "none", marks=pytest.mark.long), ("bfloat16", "none"), ("bfloat16", "int4")],
 )
 def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weights(
-    dtype: str, quant: Quant, smollm_path: Path, tmp_path: Path
+    dtype: str, quant: Quant, tmp_path: Path
 ) -> None:
     weights = 10 * open_checkpoint("smollm2-135m").block_bytes(getattr(torch, dtype), quant)
     names = [name for name in imported_by_a_server() if name != "__main__"]

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from swarm.blocks import BlockStack, ModelEnds, open_checkpoint
 from swarm.blocks.config import ModelConfig, Rope
@@ -31,6 +29,7 @@ from swarm.blocks.weights import QuantizedWeight
 from swarm.errors import CheckpointCorrupt, UnsupportedModel
 from swarm.types import Span
 from tests.builders import reference_logits, run_chunks, some_ids
+from tests.bundled import transformers_model
 
 pytestmark = pytest.mark.skipif(library() is None, reason="the native kernels are not built")
 
@@ -452,7 +451,7 @@ def test_the_bundled_model_continues_as_in_transformers() -> None:
     0.0045. The file's weights are in 4 bits: float32 holds what they mean, so int4 loses nothing by itself.
     """
     checkpoint = open_checkpoint("smollm2-135m")
-    ids, expected = _continuation(str(checkpoint.path))
+    ids, expected = _continuation()
     stacks: list[tuple[Quant, float]] = [("none", 0.002), ("int8", 0.01), ("int4", 0.01)]
     ends = ModelEnds.load(checkpoint, dtype=torch.bfloat16)
     for quant, limit in stacks:
@@ -464,13 +463,9 @@ def test_the_bundled_model_continues_as_in_transformers() -> None:
         assert divergence < limit and agreeing >= 0.93, (quant, divergence, agreeing)
 
 
-def _continuation(path: str) -> tuple[Tensor, Tensor]:
+def _continuation() -> tuple[Tensor, Tensor]:
     """12 tokens and 64 greedy ones of transformers in float32, and its log-probabilities behind each."""
-    settings = load_gguf_checkpoint(path)["config"]
-    settings.pop("model_type")
-    model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
-    model.load_state_dict(load_gguf_checkpoint(path, return_tensors=True, model_to_load=model)["tensors"], strict=False)
-    model.tie_weights()
+    model = transformers_model()
     with torch.inference_mode():
         prompt = some_ids(12, vocab_size=49152).view(1, 12)
         ids = model.generate(prompt, max_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=0)[0]
