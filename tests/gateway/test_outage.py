@@ -28,7 +28,7 @@ HALVES = {"first": "0:15", "second": "15:30", "other": "15:30"}
 
 @pytest.fixture
 def servers() -> Iterator[Fleet]:
-    with fleet("--threads", "1", "--ttl", "10") as running:
+    with fleet("--threads", "1", "--ttl", "5") as running:
         running.start(HALVES)
         yield running
 

@@ -24,7 +24,7 @@ from tests.swarm.reference import TIE, Reference
 
 pytestmark = pytest.mark.slow
 
-GREEDY: dict[str, Any] = {"max_new_tokens": 24, "do_sample": False}
+GREEDY: dict[str, Any] = {"max_new_tokens": 16, "do_sample": False}
 
 
 def test_an_assistant_model_changes_no_token(model: SwarmForCausalLM, reference: Reference) -> None:
@@ -62,7 +62,7 @@ def test_prompt_lookup_changes_no_token_and_saves_steps(model: SwarmForCausalLM,
     [
         {"repetition_penalty": 1.3},
         {"no_repeat_ngram_size": 3},
-        {"min_new_tokens": 24, "bad_words_ids": [[28], [30]]},
+        {"min_new_tokens": 16, "bad_words_ids": [[28], [30]]},
         {"output_logits": True, "output_scores": True, "return_dict_in_generate": True},
     ],
     ids=lambda options: next(iter(options)),

@@ -27,7 +27,7 @@ STARTS = 3
 EXTRA_BYTES = 200_000_000
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def commands_load_all_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start them as a person does: it is what is measured."""
     monkeypatch.setattr(Process, "spawn", subprocess.Popen)
@@ -66,8 +66,13 @@ def start_one(*flags: str, log: Path) -> tuple[float, int]:
 
 @pytest.mark.parametrize(
     ("dtype", "quant"),
-    [pytest.param("float32", "none", marks=pytest.mark.long), ("bfloat16", "none"), ("bfloat16", "int4")],
+    [
+        pytest.param("float32", "none", marks=pytest.mark.long),
+        pytest.param("bfloat16", "none", marks=pytest.mark.long),
+        ("bfloat16", "int4"),
+    ],
 )
+@pytest.mark.usefixtures("commands_load_all_that_they_need")
 def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weights(
     dtype: str, quant: Quant, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def new_tokens(ids: Tensor, text: Tensor) -> list[int]:
     return text[0, ids.shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("prompt", [0, pytest.param(3, marks=pytest.mark.long), 12])
+@pytest.mark.parametrize("prompt", [0, 2, *(pytest.param(prompt, marks=pytest.mark.long) for prompt in (3, 12))])
 async def test_a_stream_gives_the_tokens_of_generate_and_of_transformers(
     model: SwarmForCausalLM, reference: Reference, prompt: int
 ) -> None:
@@ -48,7 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "min-p": {"do_sample": True, "min_p": 0.02},
     "repetition penalty": {"do_sample": False, "repetition_penalty": 1.3},
     "no repeated ngram": {"do_sample": False, "no_repeat_ngram_size": 3},
-    "bad words": {"do_sample": False, "bad_words_ids": [[28], [30]], "min_new_tokens": 24},
+    "bad words": {"do_sample": False, "bad_words_ids": [[28], [30]], "min_new_tokens": 12},
     "suppressed tokens": {"do_sample": False, "suppress_tokens": [28, 30, 198]},
     "typical": {"do_sample": True, "typical_p": 0.6},
 }
@@ -59,9 +59,9 @@ async def test_options_and_seeds_give_what_generate_gives(
     model: SwarmForCausalLM, reference: Reference, options: dict[str, Any]
 ) -> None:
     ids = reference.ids(PROMPTS[12])
-    streamed = await read(model.stream(ids, max_new_tokens=24, seed=11, **options))
+    streamed = await read(model.stream(ids, max_new_tokens=12, seed=11, **options))
     torch.manual_seed(11)
-    expected = await asyncio.to_thread(model.generate, ids, max_new_tokens=24, **options)
+    expected = await asyncio.to_thread(model.generate, ids, max_new_tokens=12, **options)
     assert streamed == new_tokens(ids, expected)
 
 
@@ -100,12 +100,12 @@ async def test_streams_over_the_real_model_equal_generate_one_by_one(
 ) -> None:
     prompts = [reference.ids(PROMPTS[index]) for index in (0, 2, 3, 6, 11, 12, 1, 4)]
     expected = [
-        new_tokens(ids, await asyncio.to_thread(model.generate, ids, max_new_tokens=8 + 3 * index, do_sample=False))
+        new_tokens(ids, await asyncio.to_thread(model.generate, ids, max_new_tokens=5 + 2 * index, do_sample=False))
         for index, ids in enumerate(prompts)
     ]
     before = model._decoder.num_batches, model._decoder.num_tokens
     together = await asyncio.gather(
-        *(read(model.stream(ids, max_new_tokens=8 + 3 * index, do_sample=False)) for index, ids in enumerate(prompts))
+        *(read(model.stream(ids, max_new_tokens=5 + 2 * index, do_sample=False)) for index, ids in enumerate(prompts))
     )
     assert together == expected
     num_batches, num_tokens = model._decoder.num_batches - before[0], model._decoder.num_tokens - before[1]

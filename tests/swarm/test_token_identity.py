@@ -23,7 +23,7 @@ SOME = [pytest.param(number, marks=() if number in (3, 5) else pytest.mark.long)
 def test_greedy_tokens_equal_for_every_number_of_servers(
     num_servers: int, swarms: Swarms, reference: Reference
 ) -> None:
-    compare_greedy(num_servers, FEW[:4] if num_servers == 3 else FEW[:2], swarms, reference)
+    compare_greedy(num_servers, FEW[:3] if num_servers == 3 else FEW[:1], swarms, reference)
 
 
 @pytest.mark.long
@@ -48,7 +48,7 @@ def compare_greedy(num_servers: int, prompts: Sequence[int], swarms: Swarms, ref
     print(f"{num_servers} servers: {len(prompts)} prompts, {tokens} tokens, {ties} ties, {seconds:.0f} s")
 
 
-@pytest.mark.parametrize("num_servers", SPANS)
+@pytest.mark.parametrize("num_servers", [1, pytest.param(2, marks=pytest.mark.long), 3, 5])
 def test_logits_of_whole_prompts_differ_by_no_more_than_transformers_from_itself(
     num_servers: int, swarms: Swarms, reference: Reference
 ) -> None:
@@ -61,7 +61,7 @@ def test_logits_of_whole_prompts_differ_by_no_more_than_transformers_from_itself
     assert worst <= TIE
 
 
-@pytest.mark.parametrize("num_servers", SOME)
+@pytest.mark.parametrize("num_servers", [3, pytest.param(5, marks=pytest.mark.long)])
 def test_padded_batch_equals(num_servers: int, swarms: Swarms, reference: Reference) -> None:
     _, model = swarms(num_servers)
     batch = reference.tokenizer(
@@ -75,10 +75,9 @@ def test_padded_batch_equals(num_servers: int, swarms: Swarms, reference: Refere
 
 
 def test_four_beams_equal(model: SwarmForCausalLM, reference: Reference) -> None:
-    for prompt in FEW[:2]:
-        ids = reference.ids(PROMPTS[prompt])
-        options = {"max_new_tokens": 32, "num_beams": 4, "do_sample": False}
-        assert torch.equal(model.generate(ids, **options), reference.model.generate(ids, **options))
+    ids = reference.ids(PROMPTS[FEW[1]])
+    options = {"max_new_tokens": 32, "num_beams": 4, "do_sample": False}
+    assert torch.equal(model.generate(ids, **options), reference.model.generate(ids, **options))
 
 
 def test_four_beams_over_a_padded_batch_equal_all_returned(model: SwarmForCausalLM, reference: Reference) -> None:
@@ -90,7 +89,7 @@ def test_four_beams_over_a_padded_batch_equal_all_returned(model: SwarmForCausal
 def test_seeded_sampling_draws_the_same_tokens(model: SwarmForCausalLM, reference: Reference) -> None:
     for seed, prompt in enumerate(FEW[:2]):
         ids = reference.ids(PROMPTS[prompt])
-        options = {"max_new_tokens": 32, "do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
+        options = {"max_new_tokens": 24, "do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 40}
         torch.manual_seed(seed)
         expected = reference.model.generate(ids, **options)
         torch.manual_seed(seed)
