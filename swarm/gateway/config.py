@@ -43,7 +43,11 @@ class GatewayConfig:
     )
     api_keys_file: Path | None = field(
         default=None,
-        metadata=flag("file with a key on each line; lines that begin with # are skipped", metavar="FILE", parse=Path),
+        metadata=flag(
+            "file with a key on each line, its own limits behind it; lines that begin with # are skipped",
+            metavar="FILE",
+            parse=Path,
+        ),
     )
     requests_per_minute: int = field(default=600, metadata=flag("requests a key may send; 0 is any number"))
     tokens_per_minute: int = field(

@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from swarm.clock import SystemClock
 from swarm.gateway.admission import Admission
 from swarm.gateway.app import Gateway, build_app
 from swarm.gateway.completing import House
 from swarm.gateway.config import GatewayConfig
-from swarm.gateway.limits import Allowance, Limits
+from swarm.gateway.keys import read_keys
 from swarm.gateway.metrics import Metrics
 from swarm.gateway.models import Models
 from swarm.membership import Joined
-from swarm.web import Keys, require_keys, serving
+from swarm.web import require_keys, serving
 
 
 async def run_gateway(config: GatewayConfig, joined: Joined, on_ready: Callable[[str, Sequence[str]], None]) -> None:
@@ -33,18 +32,13 @@ async def run_gateway(config: GatewayConfig, joined: Joined, on_ready: Callable[
         SwarmUnreachable: No initial peer answers.
         AddressInUse, AddressInvalid: It cannot listen there.
     """
-    keys = Keys.read(config.api_key, config.api_keys_file)
+    keys, limits = read_keys(config)
     require_keys(config.host, keys)
     if config.threads:
         torch.set_num_threads(config.threads)
     models = await asyncio.to_thread(Models.load, config.models, joined)
     admission = Admission(config.max_running, config.max_waiting)
-    allowance = Allowance(
-        requests_per_minute=config.requests_per_minute,
-        tokens_per_minute=config.tokens_per_minute,
-        tokens_per_day=config.tokens_per_day,
-    )
-    house = House(Limits(allowance, SystemClock()), admission, Metrics(admission))
+    house = House(limits, admission, Metrics(admission))
     app = build_app(Gateway(models, house), keys, max_body=config.max_body)
     watching = asyncio.create_task(models.watch())
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from swarm.clock import Clock
@@ -45,6 +45,7 @@ class Bucket:
 
 class _Account:
     def __init__(self, allowance: Allowance, now: float) -> None:
+        self.allowance = allowance
         self.requests = Bucket(allowance.requests_per_minute, now) if allowance.requests_per_minute else None
         self.tokens = Bucket(allowance.tokens_per_minute, now) if allowance.tokens_per_minute else None
         self.day = 0
@@ -52,12 +53,19 @@ class _Account:
 
 
 class Limits:
-    """One account for each key; who needs none has one together. What was used is forgotten with the process."""
+    """One account for each key; who needs none has one together. What was used is forgotten with the process.
 
-    def __init__(self, allowance: Allowance, clock: Clock) -> None:
+    Args:
+        allowance: Of each key that has none of its own.
+        clock: When it is.
+        own: Allowances of keys that have one of their own, by the key's name.
+    """
+
+    def __init__(self, allowance: Allowance, clock: Clock, own: Mapping[str, Allowance] | None = None) -> None:
         self._allowance = allowance
         self._clock = clock
-        self._accounts: defaultdict[str, _Account] = defaultdict(lambda: _Account(allowance, clock.monotonic()))
+        self._own = own or {}
+        self._accounts: dict[str, _Account] = {}
 
     def count_request(self, key: str) -> None:
         """Let a request in.
@@ -65,11 +73,11 @@ class Limits:
         Raises:
             Refused: The key has sent too many in the last minute.
         """
-        now, requests = self._clock.monotonic(), self._accounts[key].requests
-        if requests is None:
+        account, now = self._account(key), self._clock.monotonic()
+        if (requests := account.requests) is None:
             return
         if wait := requests.wait(1, now):
-            most = self._allowance.requests_per_minute
+            most = account.allowance.requests_per_minute
             raise _too_much(f"this key may send {most} requests a minute", "rate_limit_exceeded", "requests", wait)
         requests.take(1, now)
 
@@ -79,7 +87,8 @@ class Limits:
         Raises:
             Refused: The key has used too many tokens in the last minute, or today.
         """
-        now, account, allowance = self._clock.monotonic(), self._accounts[key], self._allowance
+        account, now = self._account(key), self._clock.monotonic()
+        allowance = account.allowance
         self._turn_day(account)
         if allowance.tokens_per_day and account.tokens_today + prompt_tokens > allowance.tokens_per_day:
             text = f"this key may use {allowance.tokens_per_day} tokens a day, has used {account.tokens_today} today"
@@ -92,11 +101,16 @@ class Limits:
 
     def count_tokens(self, key: str, tokens: int) -> None:
         """Count tokens that were made: what is beyond the allowance, later requests wait for."""
-        account = self._accounts[key]
+        account = self._account(key)
         self._turn_day(account)
         account.tokens_today += tokens
         if account.tokens is not None:
             account.tokens.take(tokens, self._clock.monotonic())
+
+    def _account(self, key: str) -> _Account:
+        if key not in self._accounts:
+            self._accounts[key] = _Account(self._own.get(key, self._allowance), self._clock.monotonic())
+        return self._accounts[key]
 
     def _turn_day(self, account: _Account) -> None:
         today = int(self._clock.unix() // DAY)

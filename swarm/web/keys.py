@@ -42,18 +42,7 @@ class Keys:
         Raises:
             UsageError: The file cannot be read or holds no key, or one is none; no key is quoted.
         """
-        if file is None:
-            return cls(keys)
-        try:
-            with file.open(encoding="utf-8") as text:
-                lines = [line.strip() for line in text.read(MAX_FILE).splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text"
-            raise UsageError(f"keys cannot be read from {file}: {reason}") from None
-        told = [line for line in lines if line and not line.startswith("#")]
-        if not told:
-            raise UsageError(f"{file} holds no key: write one on each line")
-        return cls((*keys, *told))
+        return cls(keys if file is None else (*keys, *read_lines(file)))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -73,6 +62,24 @@ class Keys:
         given = _digest(_secret(authorization))
         found = [number for number, each in enumerate(self._digests, 1) if hmac.compare_digest(each, given)]
         return f"key-{found[0]}" if found else None
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a file of keys, without the empty ones and those that begin with #.
+
+    Raises:
+        UsageError: The file cannot be read, or holds no such line.
+    """
+    try:
+        with file.open(encoding="utf-8") as text:
+            lines = [line.strip() for line in text.read(MAX_FILE).splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        raise UsageError(f"keys cannot be read from {file}: {reason}") from None
+    told = [line for line in lines if line and not line.startswith("#")]
+    if not told:
+        raise UsageError(f"{file} holds no key: write one on each line")
+    return told
 
 
 def require_keys(host: str, keys: Keys) -> None:

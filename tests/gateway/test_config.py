@@ -10,8 +10,9 @@ from swarm.cli import parse_flags
 from swarm.errors import UsageError
 from swarm.gateway import GatewayConfig
 from swarm.gateway.__main__ import main
+from swarm.gateway.faults import Refused
+from swarm.gateway.keys import read_keys
 from swarm.gateway.models import is_here
-from swarm.web import Keys
 
 SECRET = "canary-of-the-command-line"
 
@@ -21,10 +22,36 @@ def test_keys_come_from_the_command_line_and_a_file(tmp_path: Path) -> None:
     file.write_text("# ours\nfirst-of-the-file\n\n second-of-the-file\n")
     config = parse_flags(GatewayConfig, ["one-model", "--api-key", SECRET, "--api-keys-file", str(file)])
     assert config.models == ("one-model",)
-    keys = Keys.read(config.api_key, config.api_keys_file)
+    keys, _ = read_keys(config)
     found = [keys.find(f"Bearer {key}") for key in (SECRET, "first-of-the-file", "second-of-the-file")]
     assert found == ["key-1", "key-2", "key-3"]
     assert SECRET not in repr(config)
+
+
+def test_a_key_of_the_file_may_have_limits_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("first-of-the-file\nsecond-of-the-file requests-per-minute=1 tokens-per-day=50\n")
+    flags = ["--api-key", SECRET, "--api-keys-file", str(file), "--requests-per-minute", "2"]
+    _, limits = read_keys(parse_flags(GatewayConfig, flags))
+    for key, requests in (("key-1", 2), ("key-2", 2), ("key-3", 1)):
+        for _ in range(requests):
+            limits.count_request(key)
+        with pytest.raises(Refused, match=f"{requests} requests a minute"):
+            limits.count_request(key)
+    limits.admit_tokens("key-2", 10**6)
+    with pytest.raises(Refused, match="50 tokens a day"):
+        limits.admit_tokens("key-3", 51)
+
+
+@pytest.mark.parametrize(
+    "behind", ["tokens-a-day=5", "tokens-per-day", "tokens-per-day=-1", "tokens-per-day=²", "another"]
+)
+def test_what_is_no_limit_behind_a_key_is_refused_and_not_quoted(behind: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"first-of-the-file\n{SECRET} {behind}\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"keys, key 2: .*tokens-per-day=NUMBER") as refused:
+        read_keys(GatewayConfig(api_keys_file=file))
+    assert SECRET not in str(refused.value) and behind not in str(refused.value).replace(f"{behind}=", "")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +68,7 @@ def test_a_file_without_keys_opens_no_door(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nothing\n")
     for name in ("empty", "missing"):
         with pytest.raises(UsageError, match=name):
-            Keys.read((), GatewayConfig(api_keys_file=tmp_path / name).api_keys_file)
+            read_keys(GatewayConfig(api_keys_file=tmp_path / name))
 
 
 def test_other_machines_need_a_key(capsys: pytest.CaptureFixture[str]) -> None:
