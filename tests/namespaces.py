@@ -72,7 +72,14 @@ def _run(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    # Becomes the command in the namespace, in the same process: signals reach it.
+    # Goes into the namespace and runs the command there, in the same process: signals reach it.
+    import ctypes
+    import runpy
     import sys
 
-    os.execvp("ip", ["ip", "netns", "exec", sys.argv[1], sys.executable, "-m", *sys.argv[2:]])
+    CLONE_NEWNET = 0x40000000
+    with open(f"/run/netns/{sys.argv[1]}", "rb") as namespace:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.setns(namespace.fileno(), CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+    sys.argv = sys.argv[2:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -48,7 +48,7 @@ def large_view(num_servers: int, seed: int, *, is_short: bool = False) -> tuple[
     return view(*records), Costs.of(view(*records), {records[i].peer: round_trip(i, num_servers) for i in pinged})
 
 
-@pytest.mark.parametrize(("seed", "is_short"), [(0, False), (1, True)])
+@pytest.mark.parametrize(("seed", "is_short"), [(0, False), pytest.param(1, True, marks=pytest.mark.long)])
 def test_a_sample_of_ten_thousand_servers_is_routed_soon_and_within_five_percent_of_the_best(
     seed: int, is_short: bool
 ) -> None:

@@ -23,7 +23,7 @@ SOME = [pytest.param(number, marks=() if number in (3, 5) else pytest.mark.long)
 def test_greedy_tokens_equal_for_every_number_of_servers(
     num_servers: int, swarms: Swarms, reference: Reference
 ) -> None:
-    compare_greedy(num_servers, FEW[:3] if num_servers == 3 else FEW[:1], swarms, reference)
+    compare_greedy(num_servers, FEW[:2] if num_servers == 3 else FEW[:1], swarms, reference)
 
 
 @pytest.mark.long
@@ -48,7 +48,7 @@ def compare_greedy(num_servers: int, prompts: Sequence[int], swarms: Swarms, ref
     print(f"{num_servers} servers: {len(prompts)} prompts, {tokens} tokens, {ties} ties, {seconds:.0f} s")
 
 
-@pytest.mark.parametrize("num_servers", [1, pytest.param(2, marks=pytest.mark.long), 3, 5])
+@pytest.mark.parametrize("num_servers", [1, 3, *(pytest.param(number, marks=pytest.mark.long) for number in (2, 5))])
 def test_logits_of_whole_prompts_differ_by_no_more_than_transformers_from_itself(
     num_servers: int, swarms: Swarms, reference: Reference
 ) -> None:
@@ -68,7 +68,7 @@ def test_padded_batch_equals(num_servers: int, swarms: Swarms, reference: Refere
         [PROMPTS[prompt] for prompt in (0, 1, 12, 15)], return_tensors="pt", padding=True, padding_side="left"
     )
     assert not batch.attention_mask.all()
-    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    options = {"max_new_tokens": 32, "do_sample": False}
     expected = reference.remembered("padded batch", lambda: reference.model.generate(**batch, **options))
     ties = reference.same(model.generate(**batch, **options), expected)
     print(f"{num_servers} servers, padded batch of 4: {ties} ties")

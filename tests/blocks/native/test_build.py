@@ -36,6 +36,7 @@ def test_without_a_compiler_the_build_goes_on_and_says_what_is_lost(compiler: st
     assert not _built(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_the_build_makes_one_library_without_symbols_that_two_instruction_sets_could_share(tmp_path: Path) -> None:
     done = _build(tmp_path)
