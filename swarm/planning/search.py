@@ -129,7 +129,8 @@ class Search:
                 entered[peer] = (stay, peer)
                 continue
             if before == peer or near is not None:
-                cost, before = _cheapest_move(best, ranking, lowest, peer, near or {}, entering)
+                worth = stay - entry  # of what costs more than that, the cheapest is not asked for
+                cost, before = _cheapest_move(best, ranking, lowest, peer, near or {}, entering, worth)
             cost += entry
             if min(stay, cost) < inf:
                 entered[peer] = (stay, peer) if stay <= cost else (cost, before)
@@ -154,14 +155,26 @@ def _cheapest_move(
     peer: PeerId,
     near: dict[PeerId, float],
     entering: float,
+    worth: float,
 ) -> tuple[float, PeerId]:
-    """The cheapest arrival at `peer` from another server (`near` is sorted by distance); infinite if there is none."""
-    cost, before = next(((c + entering, p) for c, p in ranking if p != peer and p not in near), (inf, peer))
+    """The cheapest arrival at `peer` from another server (`near` is sorted by distance); infinite if there is none.
+
+    If it costs more than `worth`, it may not be the cheapest.
+    """
+    cost, before = inf, peer
+    for leaving, other in ranking:
+        if other != peer and other not in near:
+            cost, before = leaving + entering, other
+            break
+    most = min(cost, worth)
     for neighbour, move in near.items():
-        if lowest + move > cost:
+        if lowest + move > most:
             break
         if neighbour in best:
-            cost, before = min((cost, before), (best[neighbour] + move, neighbour))
+            arrival = best[neighbour] + move
+            if arrival < cost or (arrival == cost and neighbour < before):
+                cost, before = arrival, neighbour
+                most = min(cost, worth)
     return cost, before
 
 
