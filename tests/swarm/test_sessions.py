@@ -159,6 +159,7 @@ def test_eight_threads_generate_as_if_each_were_alone(tiny: SwarmForCausalLM) ->
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(together, alone, strict=True))
 
 
+@pytest.mark.long
 def test_threads_over_the_real_model_generate_as_if_alone(model: SwarmForCausalLM, reference: Reference) -> None:
     prompts = [reference.ids(PROMPTS[index]) for index in (0, 2, 6, 11)]
     alone = [model.generate(ids, max_new_tokens=16, do_sample=False) for ids in prompts]

@@ -92,7 +92,8 @@ def test_a_server_of_ten_blocks_is_ready_soon_and_needs_little_beside_its_weight
     assert seconds <= READY_SECONDS
 
 
-@pytest.mark.parametrize("dtype", ["auto", pytest.param("float32", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
 def test_two_compute_threads_are_one_thread_more(dtype: str, tmp_path: Path) -> None:
     """With a second pool, made while loading or measuring, libgomp lets them sleep between any two operations."""
 

@@ -102,6 +102,7 @@ async def test_eight_uneven_streams_at_once_equal_generate_one_by_one(tiny: Swar
     assert together == expected
 
 
+@pytest.mark.long
 async def test_streams_over_the_real_model_equal_generate_one_by_one(
     model: SwarmForCausalLM, reference: Reference
 ) -> None:
