@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -92,7 +91,8 @@ def test_a_ping_takes_twice_the_delay_within_a_millisecond(network: WideNetwork)
     for delay in (0.01, 0.05):
         network.set(delay=delay)
         found = [ping(network, "one", "two") for _ in range(9)]
-        assert median(each for each in found if each is not None) == pytest.approx(2 * delay, abs=0.001)
+        # The quickest: busy cores make others later, and none earlier.
+        assert min(each for each in found if each is not None) == pytest.approx(2 * delay, abs=0.001)
 
 
 def test_tcp_gets_the_rate_within_a_tenth(network: WideNetwork) -> None:
