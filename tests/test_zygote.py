@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.demo.processes import Process
 from tests import zygote
 from tests.zygote import PRELOADED, ForkedPopen
 
@@ -74,6 +75,11 @@ def test_it_can_be_watched_and_signalled_in_a_group_of_its_own() -> None:
             process.wait(0.05)
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(5) == -signal.SIGTERM and process.poll() == -signal.SIGTERM
+
+
+def test_swarms_of_the_tests_are_started_so(tmp_path: Path) -> None:
+    process = Process.start("swarm.server", "--help", log=tmp_path / "log")
+    assert isinstance(process.popen, ForkedPopen) and process.wait_stopped() == 0
 
 
 def test_what_it_has_loaded_is_not_loaded_again() -> None:

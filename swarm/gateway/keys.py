@@ -24,25 +24,16 @@ def read_keys(config: GatewayConfig) -> tuple[Keys, Limits]:
         UsageError: The file cannot be read or holds no key, or a key or limit is none; no key is quoted.
     """
     common = Allowance(**{name: getattr(config, name) for name in _NAMES.values()})
-    lines = [line.split() for line in read_lines(config.api_keys_file)] if config.api_keys_file else []
-    keys = Keys((*config.api_key, *(key for key, *_ in lines)))
+    lines = read_lines(config.api_keys_file) if config.api_keys_file else []
+    keys = Keys((*config.api_key, *(key for key, _ in lines)))
     own = dict[str, Allowance]()
-    for number, (key, *words) in enumerate(lines, 1):
-        name = keys.find(f"Bearer {key}")
+    for number, (key, settings) in enumerate(lines, 1):
+        where, name = f"{config.api_keys_file}, key {number}", keys.find(f"Bearer {key}")
         assert name is not None
-        if words and name in own:
-            raise UsageError(f"{config.api_keys_file}, key {number}: it is there twice, with limits each time")
-        if words:
-            own[name] = _allowance(words, common, f"{config.api_keys_file}, key {number}")
+        if unknown := [each for each in settings if each not in _NAMES]:
+            raise UsageError(f"{where}: {unknown[0]} is no limit; there are {', '.join(_NAMES)}")
+        if settings and name in own:
+            raise UsageError(f"{where}: it is there twice, with limits each time")
+        if settings:
+            own[name] = replace(common, **{_NAMES[each]: number for each, number in settings.items()})
     return keys, Limits(common, SystemClock(), own)
-
-
-def _allowance(words: list[str], common: Allowance, where: str) -> Allowance:
-    told = dict[str, int]()
-    for word in words:
-        flag, _, number = word.partition("=")
-        # Not quoted: it may be a key with a blank in it.
-        if flag not in _NAMES or not (number.isascii() and number.isdigit()) or len(number) > 15:
-            raise UsageError(f"{where}: behind a key only {', '.join(f'{flag}=NUMBER' for flag in _NAMES)} may stand")
-        told[_NAMES[flag]] = int(number)
-    return replace(common, **told)

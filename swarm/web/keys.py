@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from swarm.errors import UsageError
 MIN_LENGTH, MAX_LENGTH = 8, 256
 """Characters of a key: fewer can be guessed, more do not fit where people paste them."""
 
+
+_SETTING = re.compile(r"([a-z-]+)=([0-9]{1,15})")
 
 MAX_FILE = 64 * 1024
 """Characters of a file of keys: more is some other file, given by mistake."""
@@ -37,12 +40,12 @@ class Keys:
 
     @classmethod
     def read(cls, keys: Sequence[str], file: Path | None = None) -> Keys:
-        """Return `keys` and those in `file`, one a line; empty lines and those that begin with # are skipped.
+        """Return `keys` and those in `file` (`read_lines`); what is set behind a key is for others to read.
 
         Raises:
             UsageError: The file cannot be read or holds no key, or one is none; no key is quoted.
         """
-        return cls(keys if file is None else (*keys, *read_lines(file)))
+        return cls(keys if file is None else (*keys, *(key for key, _ in read_lines(file))))
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -64,11 +67,14 @@ class Keys:
         return f"key-{found[0]}" if found else None
 
 
-def read_lines(file: Path) -> list[str]:
-    """Return the lines of a file of keys, without the empty ones and those that begin with #.
+def read_lines(file: Path) -> list[tuple[str, dict[str, int]]]:
+    """Return the keys of a file, one a line, each with the numbers set behind it: `KEY NAME=NUMBER ...`.
+
+    One file may serve several programs: whoever does not know a name passes over it. Empty lines and those that begin
+    with # are skipped.
 
     Raises:
-        UsageError: The file cannot be read, or holds no such line.
+        UsageError: The file cannot be read or holds no key, or something else stands behind one; none is quoted.
     """
     try:
         with file.open(encoding="utf-8") as text:
@@ -76,10 +82,16 @@ def read_lines(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text"
         raise UsageError(f"keys cannot be read from {file}: {reason}") from None
-    told = [line for line in lines if line and not line.startswith("#")]
+    told = [line.split() for line in lines if line and not line.startswith("#")]
     if not told:
         raise UsageError(f"{file} holds no key: write one on each line")
-    return told
+    found = list[tuple[str, dict[str, int]]]()
+    for number, (key, *words) in enumerate(told, 1):
+        settings = [_SETTING.fullmatch(word) for word in words]
+        if not all(settings):  # the word is not quoted: it may be the rest of a key with a blank in it
+            raise UsageError(f"{file}, key {number}: only NAME=NUMBER may stand behind a key")
+        found.append((key, {each[1]: int(each[2]) for each in settings if each is not None}))
+    return found
 
 
 def require_keys(host: str, keys: Keys) -> None:
