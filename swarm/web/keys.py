@@ -89,7 +89,7 @@ def read_lines(file: Path) -> list[tuple[str, dict[str, int]]]:
     for number, (key, *words) in enumerate(told, 1):
         settings = [_SETTING.fullmatch(word) for word in words]
         if not all(settings):  # the word is not quoted: it may be the rest of a key with a blank in it
-            raise UsageError(f"{file}, key {number}: only NAME=NUMBER may stand behind a key")
+            raise UsageError(f"{file}, key {number}: only NAME=NUMBER, of 15 digits at most, may stand behind a key")
         found.append((key, {each[1]: int(each[2]) for each in settings if each is not None}))
     return found
 
