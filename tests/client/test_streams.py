@@ -129,7 +129,12 @@ async def test_an_ended_stream_keeps_no_session(swarm: DigestSwarm) -> None:
     await read(stream)
     session = weakref.ref(model._latest)
     model._latest = None
-    await wait_until(lambda: gc.collect() and session() is None)
+
+    def is_gone() -> bool:
+        gc.collect()
+        return session() is None
+
+    await wait_until(is_gone)
     assert stream.explain().num_steps == 2
 
 

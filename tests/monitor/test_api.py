@@ -123,7 +123,8 @@ async def test_without_the_key_every_route_but_health_is_401(tmp_path: Path) -> 
 
 
 async def test_events_begin_with_everything_and_go_on_with_what_changed(shown: Face) -> None:
-    views = household()
+    views = household()  # announced this second, and not that of the fixture's
+    shown.board.put_up(survey(views, now=time.time()))
     async with aiohttp.ClientSession() as session, session.get(shown.url + "/api/v1/events") as response:
         assert response.content_type == "text/event-stream"
         events = read_events(response)
