@@ -16,7 +16,7 @@ KERNELS := $(wildcard setup.py swarm/blocks/native/src/*)
 help:
 	@echo 'make demo [PROMPT="..."]   a whole swarm on this machine answers a prompt'
 	@echo 'make test                  lint, fast and slow tests'
-	@echo 'make test-fast             what takes less than two minutes'
+	@echo 'make test-fast             what needs no real processes: some minutes'
 	@echo 'make test-long             what takes long'
 	@echo 'make pictures              the pictures of docs/pictures anew, by the tests that take them'
 	@echo 'make lint                  ruff and mypy'
@@ -29,7 +29,7 @@ demo: model
 	@$(PY) -m swarm.demo $(if $(value PROMPT),--prompt="$$SWARM_PROMPT")
 
 test: lint model
-	@$(PY) -m pytest -m "not long"
+	@$(PY) -m tests
 
 test-fast: model
 	@$(PY) -m pytest -m "not slow and not long"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,12 @@ os.environ |= {"SWARM_CONFIG": f"{_SETTINGS.name}/config", "SWARM_PEERS": f"{_SE
 
 # A test run that is told to end unwinds, so that its fixtures stop the processes that they started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of each later collection: going through it takes a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
