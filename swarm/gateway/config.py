@@ -23,7 +23,7 @@ class GatewayConfig:
     models: tuple[str, ...] = field(
         default=(),
         metadata=flag(
-            "folders, .gguf files, hub ids or bundled names; left out: what the swarm serves and is on this machine",
+            "folders, .gguf files, hub ids, bundled names; left out: what the swarm serves, now or later, and is here",
             metavar="MODEL",
             positional=True,
         ),

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,12 @@ T = TypeVar("T")
 
 LOOK_INTERVAL = 2.0
 """Seconds between looks at who serves a model."""
+
+NEWS_INTERVAL = 15.0
+"""Seconds between looks at which models the swarm serves, where nobody says which are meant."""
+
+RETRY_INTERVAL = 60.0
+"""Seconds until a model whose files are here, but could not be loaded, is tried again."""
 
 FIRST_WAIT, POLL_INTERVAL = 8.0, 0.25
 """Seconds for the swarm to serve anything, where nobody says which model is meant."""
@@ -98,12 +105,19 @@ class Served:
 
 
 class Models:
-    """All of them, by name."""
+    """All of them, by name.
 
-    def __init__(self, served: Sequence[Served]) -> None:
+    Args:
+        served: The first ones.
+        grows_with: The swarm whose later models are taken in as well; None for these ones only.
+    """
+
+    def __init__(self, served: Sequence[Served], grows_with: Joined | None = None) -> None:
         self._served = {each.name: each for each in served}
         if len(self._served) < len(served):
             raise UsageError(f"two models are called alike, among {', '.join(each.name for each in served)}")
+        self._grows_with = grows_with
+        self._left_out = dict[str, tuple[str, float]]()  # models that the swarm serves: why we do not, when tried
 
     @classmethod
     def load(cls, names: Sequence[str], joined: Joined) -> Models:
@@ -113,7 +127,9 @@ class Models:
             ModelNotFound: There is no such model here, or none of those that the swarm serves.
             SwarmError: As `AutoModelForCausalLM`.
         """
-        return cls([_load(name, joined) for name in names or _found(joined)])
+        if names:
+            return cls([_load(name, joined) for name in names])
+        return cls([_load(name, joined) for name in _found(joined)], grows_with=joined)
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
@@ -135,10 +151,46 @@ class Models:
         return served
 
     async def watch(self) -> None:
-        """See who serves them, again and again."""
+        """See who serves them, again and again, and what else is served."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look())
+            if self._grows_with is not None:
+                group.create_task(self._grow(self._grows_with))
+
+    async def _look(self) -> None:
         while True:
             await asyncio.gather(*(served.look() for served in self))
             await asyncio.sleep(LOOK_INTERVAL)
+
+    async def _grow(self, joined: Joined) -> None:
+        while True:
+            names = list[str]()
+            with suppress(SwarmError):  # the looks at the models tell why
+                names = await asyncio.to_thread(_names, joined)
+            self._left_out = {name: why for name, why in self._left_out.items() if name in names}
+            for name in names:
+                if name not in self._served:
+                    await self._take_in(name, joined)
+            await asyncio.sleep(NEWS_INTERVAL)
+
+    async def _take_in(self, name: str, joined: Joined) -> None:
+        """Load a model and serve it from now on; say once why that cannot be, and try again later."""
+        before, tried = self._left_out.get(name, ("", 0.0))
+        try:
+            if not is_here(name):
+                raise ModelNotFound("its files are not here")
+            if before and time.monotonic() < tried + RETRY_INTERVAL:
+                return
+            served = await asyncio.to_thread(_load, name, joined)
+            if served.name != name:
+                raise ModelNotFound(f"the files here are of {served.name}")
+        except (SwarmError, ValueError, OSError) as error:  # the last two: of files that are being written just now
+            self._left_out[name] = str(error), time.monotonic()
+            if str(error) != before:
+                logger.info("the swarm serves %s, the gateway does not: %s", name, error)
+            return
+        await served.look()
+        self._served[name] = served
 
 
 def _load(name: str, joined: Joined) -> Served:
@@ -149,17 +201,19 @@ def _load(name: str, joined: Joined) -> Served:
 def _found(joined: Joined) -> list[str]:
     """Return the models that the swarm serves and whose files are here: strangers' names must not start downloads."""
     deadline = time.monotonic() + FIRST_WAIT
-    while not (entries := served_models(initial_peers=joined.peers, swarm_key=joined.key)):
+    while not (names := _names(joined)):
         if time.monotonic() >= deadline:
             raise ModelNotFound(f"the swarm serves no model (waited {FIRST_WAIT:.0f} s): start a server, or say MODEL")
         time.sleep(POLL_INTERVAL)
-    names = list(dict.fromkeys(entry.name for entry in entries))
     found = [name for name in names if is_here(name)]
     if not found:
         raise ModelNotFound(f"the swarm serves {', '.join(names)}, whose files are not here: say MODEL, with its path")
-    if others := [name for name in names if name not in found]:
-        logger.info("not served, for their files are not here: %s", ", ".join(others))
     return found
+
+
+def _names(joined: Joined) -> list[str]:
+    entries = served_models(initial_peers=joined.peers, swarm_key=joined.key)
+    return list(dict.fromkeys(entry.name for entry in entries))
 
 
 def is_here(name: str) -> bool:

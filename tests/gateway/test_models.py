@@ -1,0 +1,166 @@
+"""Which models a gateway serves when nobody says which: those of the swarm whose files are here, later ones too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from swarm.demo.fleet import fleet
+from swarm.demo.processes import Process
+from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmUnreachable
+from swarm.gateway import models
+from swarm.gateway.faults import Refused
+from swarm.gateway.models import Models, Served
+from swarm.membership import Joined
+from tests.builders import make_llama
+from tests.client.digest_swarm import DigestSwarm
+from tests.gateway.conftest import MODEL
+from tests.gateway.digest_gateway import LETTERS, letters_tokenizer
+
+JOINED = Joined(("/ip4/127.0.0.1/tcp/1",), None)
+
+
+class Announced:
+    """A swarm that serves what the test says, and files of which some can be loaded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] | None = ["first"]
+        self.here = {"first": "first"}
+        self.loads: list[str] = []
+        for name, what in (("_names", self._names), ("_load", self._load), ("is_here", self.here.__contains__)):
+            monkeypatch.setattr(models, name, what)
+        for name in ("NEWS_INTERVAL", "RETRY_INTERVAL"):
+            monkeypatch.setattr(models, name, 0.01)
+
+    def _names(self, joined: Joined) -> list[str]:
+        if self.names is None:
+            raise SwarmUnreachable("no peer answers")
+        return self.names
+
+    def _load(self, name: str, joined: Joined) -> Served:
+        self.loads.append(name)
+        if not (there := self.here[name]):
+            raise CheckpointCorrupt("half of it is missing")
+        served = Served(DigestSwarm().model(), letters_tokenizer())
+        served.name = there
+        return served
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> Announced:
+    return Announced(monkeypatch)
+
+
+@contextmanager
+def watched(found: Models) -> Iterator[None]:
+    task = asyncio.create_task(found.watch())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+
+
+async def wait_until(is_so: Callable[[], object]) -> None:
+    for _ in range(600):
+        if is_so():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come")
+
+
+async def test_models_that_the_swarm_gains_are_taken_in_while_their_files_are_here(
+    announced: Announced, caplog: pytest.LogCaptureFixture
+) -> None:
+    announced.names = ["first", "elsewhere"]
+    found = Models.load((), JOINED)
+    assert found.names == ("first",)
+    with watched(found), caplog.at_level("INFO", logger="swarm"):
+        announced.names = None  # a swarm that cannot be reached for a while changes nothing
+        await asyncio.sleep(0.1)
+        announced.here["second"] = "second"
+        announced.names = ["second", "elsewhere"]
+        await wait_until(lambda: found.names == ("first", "second"))
+        assert found.find("second").is_ready, "it was looked at before it is shown"
+        await asyncio.sleep(0.1)
+    assert announced.loads == ["first", "second"]
+    assert len([each for each in caplog.messages if "elsewhere" in each]) == 1, caplog.messages
+
+
+async def test_files_that_are_still_written_are_tried_again_and_told_once(
+    announced: Announced, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Models.load((), JOINED)
+    with watched(found), caplog.at_level("INFO", logger="swarm"):
+        announced.here["second"] = ""
+        announced.names = ["first", "second"]
+        await wait_until(lambda: announced.loads.count("second") >= 3)
+        told = [each for each in caplog.messages if "second" in each]
+        assert len(told) == 1 and "half of it is missing" in told[0]
+        announced.here["second"] = "second"
+        await wait_until(lambda: "second" in found.names)
+
+
+async def test_files_of_another_model_are_not_served_under_an_announced_name(announced: Announced) -> None:
+    announced.here["second"] = "first"
+    announced.names = ["first", "second"]
+    found = Models.load(("first",), JOINED)
+    found = Models([*found], grows_with=JOINED)
+    with watched(found):
+        await wait_until(lambda: announced.loads.count("second") >= 2)
+        assert found.names == ("first",)
+        with pytest.raises(Refused, match="no model 'second'"):
+            found.find("second")
+
+
+async def test_named_models_are_all_there_will_be(announced: Announced) -> None:
+    announced.here["second"] = "second"
+    announced.names = ["first", "second"]
+    found = Models.load(("first",), JOINED)
+    with watched(found):
+        await asyncio.sleep(0.1)
+    assert found.names == ("first",) and announced.loads == ["first"]
+
+
+def test_without_any_files_the_gateway_says_so(announced: Announced) -> None:
+    announced.names = ["elsewhere"]
+    with pytest.raises(ModelNotFound, match="elsewhere, whose files are not here"):
+        Models.load((), JOINED)
+
+
+@pytest.mark.long
+def test_a_gateway_answers_for_a_model_that_its_swarm_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_llama(tmp_path / "letters", vocab_size=len(LETTERS))
+    letters_tokenizer().save_pretrained(tmp_path / "letters")
+    monkeypatch.chdir(tmp_path)
+    with fleet("--threads", "1") as servers:
+        servers.start({"whole": "0:30"})
+        gateway = Process.start("swarm.gateway", "--initial-peers", servers.addr, "--port", "0", log=tmp_path / "log")
+        try:
+            ready = gateway.wait_ready()
+            assert ready["models"] == MODEL
+            servers.start({"other": "0:3"}, model="letters")
+            deadline = time.monotonic() + 40
+            while (answer := ask(ready["url"], "letters")) is None:
+                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.5)
+            assert len(answer["choices"][0]["text"]) == 5
+        finally:
+            assert gateway.stop() == 0
+
+
+def ask(url: str, model: str) -> dict[str, Any] | None:
+    """Return five letters more; None if the model is not there, or not ready."""
+    body = json.dumps({"model": model, "prompt": "ab", "max_tokens": 5, "ignore_eos": True}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+    with suppress(OSError), urllib.request.urlopen(request) as answer:
+        return cast(dict[str, Any], json.load(answer))
+    return None
