@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import Any
@@ -23,6 +24,9 @@ from swarm.web.guard import KEY
 
 MODEL = web.RequestKey("model", str)
 """The name of the model that a request is about, once it is found."""
+
+BODY_TIMEOUT = 60.0
+"""Seconds that a request's body may take to come."""
 
 
 class Gateway:
@@ -78,7 +82,13 @@ class Gateway:
 
     async def _body(self, request: web.Request) -> dict[str, object]:
         self.house.limits.count_request(request[KEY])
-        return read_object(await request.read())
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                body = await request.read()
+        except TimeoutError:
+            text = f"the body did not come within {BODY_TIMEOUT:.0f} s"
+            raise Refused(text, status=408, fault="request_timeout") from None
+        return read_object(body)
 
     def _find(self, request: web.Request, asked: Asked) -> Served:
         served = self.models.find(asked.model)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from swarm.errors import AddressInUse, AddressInvalid
-from swarm.web.discretion import DiscreetRunner
+from swarm.web.protocol import GuardedRunner
 
 SHUTDOWN = 2.0
 """Seconds that requests under way get at the end; event streams never end by themselves."""
@@ -24,7 +24,7 @@ async def serving(app: web.Application, *, host: str, port: int) -> AsyncIterato
         AddressInUse: Another process listens there.
         AddressInvalid: This machine has no such address, or the port is not ours to take.
     """
-    runner = DiscreetRunner(
+    runner = GuardedRunner(
         app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN, handler_cancellation=True
     )
     await runner.setup()

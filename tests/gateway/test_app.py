@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,7 @@ import pytest
 
 from swarm.client import Timeouts
 from swarm.errors import BlocksMissing, Busy, HopFailed
+from swarm.gateway import app
 from swarm.gateway.limits import Allowance
 from swarm.wire.rows import TRY_BITS
 from tests.client.digest_swarm import CONTEXT, DigestSwarm, on_bridge, text_after
@@ -233,6 +235,21 @@ async def test_what_is_wrong_has_its_status_and_code(swarm: DigestSwarm, body: A
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with session.post("/v1/completions", data=data) as response:
             assert response.status == status and (await response.json())["error"]["code"] == code
+
+
+async def test_a_body_that_does_not_come_is_given_up(swarm: DigestSwarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "BODY_TIMEOUT", 0.2)
+
+    async def drip() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield b" "
+            await asyncio.sleep(0.05)
+
+    async with digest_gateway(swarm) as (session, _):
+        began = time.monotonic()
+        async with session.post("/v1/completions", data=drip()) as response:
+            assert response.status == 408 and (await response.json())["error"]["code"] == "request_timeout"
+        assert time.monotonic() - began < 5
 
 
 async def test_other_methods_and_paths_are_errors_of_the_api_too(swarm: DigestSwarm) -> None:

@@ -15,9 +15,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
+from yarl import URL
 
 from swarm.errors import AddressInUse, AddressInvalid, UsageError
-from swarm.web import Keys, add_metrics, add_page, guard, require_keys, serving
+from swarm.web import Keys, add_metrics, add_page, guard, protocol, require_keys, serving
 
 SECRET = "sk-a-long-secret"
 
@@ -65,6 +66,64 @@ async def test_pages_of_other_origins_and_names_of_other_machines_are_refused() 
 def test_no_header_that_is_not_the_key_is_taken_for_it(text: str) -> None:
     assert Keys([SECRET]).find(text) is None
     assert Keys([SECRET]).find(f"Bearer {text}") is None
+
+
+async def test_silent_connections_give_way_and_requests_under_way_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 4)
+    release = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        await release.wait()
+        return web.Response(text="done")
+
+    async def soon(_: web.Request) -> web.Response:
+        return web.Response(text="soon")
+
+    app = web.Application()
+    app.router.add_get("/slow", slow)
+    app.router.add_get("/", soon)
+    async with serving(app, host="127.0.0.1", port=0) as url:
+        at = URL(url)
+        silent = [await asyncio.open_connection(at.host, at.port) for _ in range(4)]
+        async with aiohttp.ClientSession(url, connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def get(path: str) -> str:
+                async with session.get(path) as response:
+                    return await response.text()
+
+            slow_ones = [asyncio.create_task(get("/slow")) for _ in range(3)]
+            closed = [await asyncio.wait_for(reader.read(), 5) for reader, _ in silent[:3]]
+            assert closed == [b""] * 3, "the oldest go first"
+            assert await get("/") == "soon"
+            assert await asyncio.wait_for(silent[3][0].read(), 5) == b""
+            slow_ones.append(asyncio.create_task(get("/slow")))  # over the idle connection of the one before
+            await asyncio.sleep(0.1)
+            with pytest.raises(aiohttp.ClientConnectionError):  # all four are busy
+                await get("/")
+            release.set()
+            assert await asyncio.gather(*slow_ones) == ["done"] * 4
+            assert await get("/") == "soon"
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_a_hundred_newcomers_at_once_displace_no_more_than_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 40)
+    async with serving(web.Application(), host="127.0.0.1", port=0) as url:
+        at = URL(url)
+        ends = await asyncio.gather(
+            *(asyncio.open_connection(at.host, at.port) for _ in range(100))
+        )  # systems queue 128
+        reads = [asyncio.create_task(reader.read()) for reader, _ in ends]
+        for _ in range(100):
+            _, open_ones = await asyncio.wait(reads, timeout=0.1)
+            if len(open_ones) <= 40:
+                break
+        assert len(open_ones) == 40
+        assert len((await asyncio.wait(reads, timeout=0.3))[1]) == 40
+        for _, writer in ends:
+            writer.close()
+        await asyncio.gather(*reads, return_exceptions=True)
 
 
 def test_a_key_is_told_by_its_number_and_never_shown() -> None:

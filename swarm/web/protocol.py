@@ -1,7 +1,8 @@
-"""What is no HTTP is answered, and not repeated: aiohttp would log the line that it could not read, key and all."""
+"""What aiohttp leaves open: how many may be connected, and that no log repeats what is no HTTP, key and all."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -12,9 +13,15 @@ from swarm.web.guard import error_body
 
 logger = get_logger(__name__)
 
+MAX_CONNECTIONS = 512
+"""Each is a file of the process, of which systems allow 1,024 by default."""
 
-class DiscreetRunner(web.AppRunner):
-    """Runs an application; no part of a malformed request goes into logs or answers."""
+
+class GuardedRunner(web.AppRunner):
+    """Runs an application; no part of a malformed request goes into logs or answers.
+
+    When `MAX_CONNECTIONS` are open, a new one takes the place of the oldest that asks nothing, or is closed itself.
+    """
 
     __slots__ = ()
 
@@ -27,14 +34,24 @@ class DiscreetRunner(web.AppRunner):
 
         def protocol() -> web.RequestHandler:
             handler = make()
-            handler.__class__ = _Discreet  # aiohttp has no parameter for it
+            handler.__class__ = _Guarded  # aiohttp has no parameter for it
             return handler
 
         return protocol
 
 
-class _Discreet(web.RequestHandler):
+class _Guarded(web.RequestHandler):
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert self._manager is not None
+        others = [other for other in self._manager.connections if not other._force_close]
+        if len(others) > MAX_CONNECTIONS:
+            # Who is asking something has no waiter; neither have we, before our task has run.
+            idle = next((other for other in others if other._waiter is not None), self)
+            logger.debug("%d connections are open: one that is idle is closed", MAX_CONNECTIONS)
+            idle.force_close()
 
     def handle_error(
         self,
