@@ -31,6 +31,9 @@ FLAGS = ("--threads", "1", "--quant", "int4", "--ttl", f"{TTL:.0f}")
 MAX_SESSIONS = 16
 """Of the servers of the tiny model: so that they can be full."""
 
+ENDING_SECONDS = 40.0
+"""After which a server that has been told to end, or has lost its daemon, must have ended."""
+
 PATIENT = Timeouts(coverage=60.0)
 """A killed server needs some seconds to come back, on a busy machine many."""
 
@@ -46,6 +49,7 @@ class Yard:
         self._models: dict[str, str] = {}
         self._flags: dict[str, tuple[str, ...]] = {}
         self._starting: set[str] = set()
+        self._ending: set[str] = set()
         self._frozen: set[str] = set()
         self._ailing: dict[str, Link] = {}
         self._known: dict[tuple[Any, ...], Texts] = {}
@@ -63,7 +67,10 @@ class Yard:
     def settle(self, *, but: int = 0) -> None:
         """Wait until all servers are up, running, and reached as usual; so many may still be on their way."""
         self.soothe()
-        if len(self._starting) > but:
+        if len(self._starting | self._ending) > but:
+            for name in self._ending:
+                self.fleet.servers[name].popen.wait(ENDING_SECONDS)
+            self.soothe()
             starting, self._starting = self._starting, set()
             self.fleet.wait_ready(*starting)
 
@@ -77,6 +84,7 @@ class Yard:
         self._ailing.clear()
         for name in self._spans:
             if name not in self.fleet.servers or self.fleet.servers[name].popen.poll() is not None:
+                self._ending.discard(name)
                 self._launch(name)
         if self.fleet.bootstrap.popen.poll() is not None:
             self.fleet.restart_bootstrap()
@@ -124,6 +132,7 @@ class Yard:
     def kill(self, name: str) -> None:
         """SIGKILL; it is gone when this returns."""
         self._starting.discard(name)
+        self._ending.discard(name)
         self.fleet.signal(name, signal.SIGKILL)
 
     def restart(self, name: str) -> None:
@@ -150,12 +159,12 @@ class Yard:
 
     def drain(self, name: str) -> None:
         """SIGTERM."""
-        self._starting.discard(name)
+        self._end(name)
         self.fleet.signal(name, signal.SIGTERM)
 
     def behead(self, name: str) -> None:
         """SIGKILL to its libp2p daemon."""
-        self._starting.discard(name)
+        self._end(name)
         for daemon in daemons_of(self.fleet.servers[name].popen.pid):
             daemon.kill()
 
@@ -174,6 +183,10 @@ class Yard:
         directory = model._connection._directory
         assert directory is not None
         return bridge().run(directory.view(model._model.name))
+
+    def _end(self, name: str) -> None:
+        self._starting.discard(name)
+        self._ending.add(name)
 
     def _launch(self, name: str) -> None:
         where: tuple[str, ...] = ()
