@@ -8,15 +8,17 @@ import sys
 import tempfile
 import time
 
+import pytest
+
 SLOW, OTHERS = "slow and not long", "not slow and not long"
 
 
 def main() -> int:
     """Run both, the slow ones in sight, and show what the others said when they are done; return the exit status."""
-    pytest = [sys.executable, "-m", "pytest", *sys.argv[1:], "-m"]
+    command = [sys.executable, "-m", "pytest", *sys.argv[1:], "-m"]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        others = subprocess.Popen([*pytest, OTHERS], stdout=said, stderr=subprocess.STDOUT)
-        slow = subprocess.Popen([*pytest, SLOW])
+        others = subprocess.Popen([*command, OTHERS], stdout=said, stderr=subprocess.STDOUT)
+        slow = subprocess.Popen([*command, SLOW])
         runs = [others, slow]
 
         def stop(*_: object) -> None:
@@ -32,7 +34,8 @@ def main() -> int:
                 said.seek(0)
                 print(f"\n\n{said.read()}", flush=True)
                 said.close()
-    return slow.returncode or others.returncode
+    statuses = [status for run in (slow, others) if (status := run.returncode) != pytest.ExitCode.NO_TESTS_COLLECTED]
+    return max(map(abs, statuses), default=int(pytest.ExitCode.NO_TESTS_COLLECTED))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,14 @@ def test_both_kinds_run_and_either_can_fail(fails: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("text", "status"), [("def test_other(): pass", 0), ("", pytest.ExitCode.NO_TESTS_COLLECTED)])
+def test_where_one_kind_is_missing_the_other_decides(text: str, status: int, tmp_path: Path) -> None:
+    run = start(tmp_path, text)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == status, said
+
+
+@pytest.mark.slow
 def test_told_to_end_both_clean_up_first(tmp_path: Path) -> None:
     run = start(tmp_path, PATIENT)
     kept = [tmp_path / "test_slow", tmp_path / "test_other"]
