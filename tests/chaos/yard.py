@@ -117,6 +117,13 @@ class Yard:
         names = [self.fleet.name(hop.peer) for hop in model.route()]
         return rng.choice([name for name in names if name in LINKED or not linked] or names)
 
+    def deserted(self) -> set[int]:
+        """Blocks of the bundled model whose holders all have been hurt in a way that lasts."""
+        alive = {name for name in SPANS if name in self.fleet.servers}
+        ailing = {name for name, link in self._ailing.items() if link.fault is not Fault.NONE}
+        spans = (SPANS[name].split(":") for name in alive - ailing - self._frozen - self._ending)
+        return set(range(30)).difference(*(range(int(start), int(end)) for start, end in spans))
+
     def hurt(self, name: str, how: str) -> None:
         """Do something to a server, at once."""
         HURTS[how](self, name)
