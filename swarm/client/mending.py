@@ -92,7 +92,8 @@ class Mender:
             pending: The step that is to be tried again.
 
         Raises:
-            BlocksMissing: Nobody else serves the lost blocks, and nobody came within `Timeouts.coverage`.
+            BlocksMissing: Nobody else serves the lost blocks, and nobody came within `Timeouts.coverage`; or who serves
+                them does not take the session, for too long.
             SwarmError: `error`, if nothing can be done about it, or nothing has helped for too long.
 
         Cancelled: some hops may be replaced; the session can be mended again, or closed.
@@ -159,7 +160,9 @@ class Mender:
             refused = need.refusals.now(time.monotonic())
             chosen = self._choose(session, start, end, agreement.view, refused)
             if chosen is not None:
-                await self._take_over(session, *chosen, agreement.view, need)
+                if not await self._take_over(session, *chosen, agreement.view, need):
+                    waited, refused = time.monotonic() - need.began, need.refusals.now(time.monotonic())
+                    raise self._routes.missing(session.model, _span(lost), agreement, refused, waited) from need.error
             elif age:
                 age = 0.0
             elif self._stays(lost):
@@ -173,8 +176,8 @@ class Mender:
 
     async def _take_over(
         self, session: Session, start: int, end: int, hops: tuple[Hop, ...], view: View, need: _Need
-    ) -> None:
-        """Splice hops in, or note why they are of no use."""
+    ) -> bool:
+        """Splice hops in, or note why they are of no use; whether the session goes on, or others may be tried."""
         try:
             await splice(session, start, end, await self._dial(hops, view), need.pending)
         except HopUnusable as unusable:
@@ -183,13 +186,13 @@ class Mender:
                 self.ban(unusable.peer, unusable.error)
                 need.refusals.add(unusable.peer, unusable.error, time.monotonic())
             need.suspects.add(unusable.peer)  # a link may have been lost: late news of another one sound the same
-            if not session.tries.again(self._timeouts.mend):
-                raise need.error from unusable
+            return session.tries.again(self._timeouts.mend)
         except SwarmError as lost:  # another hop of the route was lost meanwhile
             if not session.tries.again(self._timeouts.mend):
                 raise need.error from lost
         else:
             logger.info("session %s goes on over %s", session.session_id[:4].hex(), " -> ".join(map(str, hops)))
+        return True
 
     def _choose(
         self, session: Session, start: int, end: int, view: View, refused: Refused

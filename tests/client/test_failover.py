@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from swarm.blocks import Checkpoint, open_checkpoint
+from swarm.client import Timeouts
 from swarm.client.connection import Connection
 from swarm.client.session import Session
 from swarm.errors import BadResult, BlocksMissing, HopFailed, HopRefused, SessionLost, SwarmError
@@ -239,6 +240,22 @@ def test_all_clients_of_a_dead_server_go_on(tiny: Checkpoint) -> None:
             *(go_on(swarm, *pair, tokens, 3) for pair, tokens in zip(pairs, begun, strict=True))
         )
         assert went_on == [expected] * 5
+
+    run_swarm(story, tiny)
+
+
+def test_who_never_takes_a_session_is_named_with_the_blocks(tiny: Checkpoint) -> None:
+    async def story(swarm: VirtualSwarm) -> None:
+        three(swarm)
+        client, session = await opened(swarm, timeouts=Timeouts(mend=5, coverage=60))
+        tokens = await swarm.generate(client, session, PROMPT, 3)
+        spare = swarm.serve("spare", 2, 4)
+        swarm.net.cut("client", "spare")
+        await swarm.kill("second")
+        began = swarm.net.now
+        with pytest.raises(BlocksMissing, match=rf"blocks 2:4 of .*{spare.record.peer} did not take the session"):
+            await go_on(swarm, client, session, tokens, 3)
+        assert 4 < swarm.net.now - began < 12
 
     run_swarm(story, tiny)
 
