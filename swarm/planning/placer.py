@@ -51,8 +51,9 @@ LOADS_PER_LEASE = 20.0
 CROWD = 32
 """Servers from which on each one looks rarer: a look reads the records of all, and one of them looks all the time."""
 
-RAREST = 30.0
-"""Looks are not stretched further than that: ten times the ttl."""
+OFTENEST, RAREST = 0.5, 30.0
+"""Times a third of the ttl between looks: the few of a small swarm look often, so that holes are filled within half
+a minute; nobody looks rarer than with every tenth ttl."""
 
 DESPERATE_TTLS = 2.0
 """For how many ttls there is a hole before we do not count on others to fill it: they may serve fixed spans."""
@@ -177,7 +178,7 @@ class Placer:
         return self._decide(Act.LOOK, state=ServerState.JOINING, span=span, since=since, look_at=look_at)
 
     def _stay(self, outlook: Outlook, now: float) -> Decision:
-        rarer = min(RAREST, max(1.0, len(outlook.records) / CROWD))
+        rarer = min(RAREST, max(OFTENEST, len(outlook.records) / CROWD))
         look_at = now + self._ttl / 3 * rarer * self._chance.uniform(0.75, 1.25)
         return self._decide(Act.LOOK, next_span=None, since=self._held_since, look_at=look_at)
 

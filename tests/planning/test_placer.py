@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from math import inf
+
+import pytest
 
 from swarm.planning import Act, Decision, Outlook, Placer
 from swarm.planning.placer import CLAIM_WAIT, LEASE, MAX_CLAIM_LOOKS, MIN_MOVE_WAIT
@@ -114,6 +117,46 @@ def test_what_took_long_to_load_stays_long() -> None:
     assert load.span == Span(0, 4)
     assert placer.look(seen, NOW + 1.5 * LEASE + 303).next_span is None
     assert placer.look(seen, NOW + 303 + 1.5 * 20 * 300).next_span == Span(4, 8)
+
+
+@pytest.mark.parametrize("spans", [[(0, 10), (0, 10), (10, 20), (10, 20)], [(0, 10), (0, 10), (10, 20)]])
+def test_with_the_default_ttl_a_hole_left_by_a_goodbye_is_filled_within_half_a_minute(
+    spans: list[tuple[int, int]],
+) -> None:
+    assert max(seconds_to_fill(spans, Span(20, 30), seed) for seed in range(100)) < 30
+
+
+def seconds_to_fill(spans: list[tuple[int, int]], hole: Span, seed: int) -> float:
+    """Return the seconds from the goodbye of the only server of `hole` until another serves it."""
+    drain, load, now, chance = 1.0, 3.0, 10_000.0, random.Random(seed)
+    records = {"leaver": record("leaver", hole.start, hole.end, num_blocks=30)}
+    placers, next_at = dict[str, Placer](), dict[str, tuple[float, Act]]()
+    for index, span in enumerate(spans):
+        name = f"s{index} of {seed}"  # placers draw their times from their peers' ids
+        records[name] = record(name, *span, num_blocks=30)
+        placers[name] = Placer(records[name], ttl=TTL)
+        decision = placers[name].resume(Span(*span), now, speed=1000.0, held_since=now - 1000)
+        next_at[name] = decision.look_at, Act.LOOK
+    goodbye = now + chance.uniform(60, 120)
+    while True:
+        name = min(next_at, key=lambda name: next_at[name])
+        now, act = next_at[name]
+        if now > goodbye:
+            records.pop("leaver", None)
+        assert now < goodbye + 200, "nobody moved"
+        placer = placers[name]
+        if act is Act.LOOK:
+            fresh = tuple(replace(each, expires_at=now + TTL) for each in records.values())
+            view = View(model="m", records=fresh, taken_at=now)
+            decision = placer.look(Outlook.of(view, num_blocks=30, ttl=TTL), now)
+        else:
+            decision = placer.drained(now) if act is Act.DRAIN else placer.loaded(now, 1000.0)
+        told = {"state": decision.state, "span": decision.span, "next_span": decision.next_span}
+        records[name] = replace(records[name], since=decision.since, **told)  # type: ignore[arg-type]
+        seconds = {Act.DRAIN: now + drain, Act.LOAD: now + load}.get(decision.act, decision.look_at)
+        next_at[name] = seconds, decision.act
+        if now > goodbye and any(r.state is ONLINE and r.span == hole for r in records.values()):
+            return now - goodbye
 
 
 def test_in_a_large_swarm_each_one_looks_rarer() -> None:
