@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,7 +118,8 @@ class Models:
         if len(self._served) < len(served):
             raise UsageError(f"two models are called alike, among {', '.join(each.name for each in served)}")
         self._grows_with = grows_with
-        self._left_out = dict[str, tuple[str, float]]()  # models that the swarm serves: why we do not, when tried
+        # Of models that the swarm serves and we do not: why, and when loading was tried.
+        self._left_out = dict[str, tuple[str, float]]()
 
     @classmethod
     def load(cls, names: Sequence[str], joined: Joined) -> Models:
@@ -175,17 +177,18 @@ class Models:
 
     async def _take_in(self, name: str, joined: Joined) -> None:
         """Load a model and serve it from now on; say once why that cannot be, and try again later."""
-        before, tried = self._left_out.get(name, ("", 0.0))
+        before, tried = self._left_out.get(name, ("", -inf))
         try:
             if not is_here(name):
                 raise ModelNotFound("its files are not here")
-            if before and time.monotonic() < tried + RETRY_INTERVAL:
+            if time.monotonic() < tried + RETRY_INTERVAL:
                 return
+            tried = time.monotonic()
             served = await asyncio.to_thread(_load, name, joined)
             if served.name != name:
                 raise ModelNotFound(f"the files here are of {served.name}")
         except (SwarmError, ValueError, OSError) as error:  # the last two: of files that are being written just now
-            self._left_out[name] = str(error), time.monotonic()
+            self._left_out[name] = str(error), tried
             if str(error) != before:
                 logger.info("the swarm serves %s, the gateway does not: %s", name, error)
             return

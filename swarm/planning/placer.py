@@ -49,7 +49,7 @@ LOADS_PER_LEASE = 20.0
 """A lease is at least so many times as long as loading took, or moving would cost more than it gains."""
 
 CROWD = 32
-"""Servers from which on each one looks rarer: a look reads the records of all, and one of them looks all the time."""
+"""Servers of which each one looks with every third of the ttl; of more each looks rarer: a look reads all records."""
 
 OFTENEST, RAREST = 0.5, 30.0
 """Times a third of the ttl between looks: the few of a small swarm look often, so that holes are filled within half

@@ -48,7 +48,7 @@ class _Guarded(web.RequestHandler):
         assert self._manager is not None
         others = [other for other in self._manager.connections if not other._force_close]
         if len(others) > MAX_CONNECTIONS:
-            # Who is asking something has no waiter; neither have we, before our task has run.
+            # Who is asking something has no waiter; we come last.
             idle = next((other for other in others if other._waiter is not None), self)
             logger.debug("%d connections are open: one that is idle is closed", MAX_CONNECTIONS)
             idle.force_close()

@@ -78,7 +78,7 @@ async def wait_until(is_so: Callable[[], object]) -> None:
 
 
 async def test_models_that_the_swarm_gains_are_taken_in_while_their_files_are_here(
-    announced: Announced, caplog: pytest.LogCaptureFixture
+    announced: Announced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     announced.names = ["first", "elsewhere"]
     found = Models.load((), JOINED)
@@ -91,8 +91,11 @@ async def test_models_that_the_swarm_gains_are_taken_in_while_their_files_are_he
         await wait_until(lambda: found.names == ("first", "second"))
         assert found.find("second").is_ready, "it was looked at before it is shown"
         await asyncio.sleep(0.1)
-    assert announced.loads == ["first", "second"]
-    assert len([each for each in caplog.messages if "elsewhere" in each]) == 1, caplog.messages
+        assert announced.loads == ["first", "second"]
+        assert len([each for each in caplog.messages if "elsewhere" in each]) == 1, caplog.messages
+        monkeypatch.setattr(models, "RETRY_INTERVAL", 1000.0)  # that is for files that could not be loaded
+        announced.here["elsewhere"] = "elsewhere"
+        await wait_until(lambda: "elsewhere" in found.names)
 
 
 async def test_files_that_are_still_written_are_tried_again_and_told_once(
