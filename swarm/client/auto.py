@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -22,6 +24,7 @@ from swarm.client.config import ClientConfig
 from swarm.client.connection import Connection
 from swarm.client.model import SwarmForCausalLM
 from swarm.client.opening import Model
+from swarm.client.routes import POLL_INTERVAL
 from swarm.errors import ModelNotFound, UsageError
 from swarm.log import get_logger
 from swarm.membership import choose_swarm
@@ -67,7 +70,7 @@ class AutoModelForCausalLM:
         """
         config = _config(initial_peers, swarm_key, options)
         connection = _connect(config)
-        name = str(model) if model is not None else bridge().run(connection.only_model())
+        name = str(model) if model is not None else bridge().run(_only_model(connection))
         checkpoint = _open(name, was_given=model is not None)
         named = str(dtype).removeprefix("torch.")
         ends = ModelEnds.load(checkpoint, dtype=resolve_dtype(named, checkpoint), own_bits=named == "auto")
@@ -148,6 +151,21 @@ def _connect(config: ClientConfig) -> Connection:
             bridge().at_exit(connection.close)
             _connections[key] = connection
         return connection
+
+
+async def _only_model(connection: Connection) -> str:
+    """Return the name of the swarm's only model, once there is one within the coverage timeout."""
+    waited = connection.config.timeouts.coverage
+    deadline = time.monotonic() + waited
+    while True:
+        names = sorted({entry.name for entry in await connection.models()})
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise ModelNotFound(f"the swarm serves {', '.join(names)}: say which")
+        if time.monotonic() >= deadline:
+            raise ModelNotFound(f"the swarm serves no model (waited {waited:.0f} s): start a server")
+        await asyncio.sleep(POLL_INTERVAL)
 
 
 def _open(name: str, *, was_given: bool) -> Checkpoint:

@@ -24,7 +24,7 @@ from swarm.client.session import Session
 from swarm.client.step_run import StepRun
 from swarm.client.upkeep import Upkeep
 from swarm.directory import Directory
-from swarm.errors import BlocksMissing, Busy, HopLeaving, HopLost, ModelNotFound, SwarmError, UsageError
+from swarm.errors import BlocksMissing, Busy, HopLeaving, HopLost, SwarmError, SwarmUnreachable, UsageError
 from swarm.log import get_logger
 from swarm.network import Channel, NetworkConfig, Peer, parse_addrs
 from swarm.types import Hop, ModelEntry, ServerRecord, Span, View
@@ -38,6 +38,7 @@ class Connection:
 
     Attributes:
         config: As given.
+        ended: Why we are in the swarm no more, for good; None while we are.
         prefixes: What servers may still hold for us; None if nothing is to be found again.
     """
 
@@ -52,7 +53,7 @@ class Connection:
         self._mender: Mender | None = None
         self._upkeep: Upkeep | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ended: SwarmError | None = None
+        self.ended: SwarmError | None = None
         self._pid = os.getpid()
 
     async def start(self) -> None:
@@ -74,30 +75,27 @@ class Connection:
     @property
     def is_alive(self) -> bool:
         """Whether we are still in the swarm: our daemon may have died, or this be a forked child."""
-        return self._task is not None and self._ended is None and self._pid == os.getpid()
+        return self._task is not None and self.ended is None and self._pid == os.getpid()
 
     async def models(self) -> tuple[ModelEntry, ...]:
         """Return the models that the swarm serves."""
         assert self._directory is not None
         return await self._directory.models()
 
-    async def only_model(self) -> str:
-        """Return the name of the swarm's only model.
+    async def view(self, model: Model) -> View:
+        """Return who serves this very checkpoint, as seen lately.
 
         Raises:
-            ModelNotFound: There is none within the coverage timeout, or more than one.
+            SwarmUnreachable: Nobody answers; silence is no news of the servers.
+            SwarmError: Anything else is what ended the connection, for good.
         """
-        deadline = time.monotonic() + self.config.timeouts.coverage
-        while True:
-            names = sorted({entry.name for entry in await self.models()})
-            if len(names) == 1:
-                return names[0]
-            if names:
-                raise ModelNotFound(f"the swarm serves {', '.join(names)}: say which")
-            if time.monotonic() >= deadline:
-                waited = self.config.timeouts.coverage
-                raise ModelNotFound(f"the swarm serves no model (waited {waited:.0f} s): start a server")
-            await asyncio.sleep(POLL_INTERVAL)
+        if self.ended is not None:
+            raise self.ended
+        view = (await self.routes.agreement(model)).view
+        assert self._directory is not None
+        if not self._directory.is_connected:
+            raise SwarmUnreachable("nobody of the swarm answers any more")
+        return view
 
     async def plan(self, model: Model, span: Span) -> tuple[Hop, ...]:
         """Return the route that a session would take now.
@@ -210,7 +208,7 @@ class Connection:
 
     def _end(self, error: SwarmError) -> None:
         """Let all that is under way, and whatever is asked for later, end with this: there is nobody to wait for."""
-        self._ended = error
+        self.ended = error
         for session in self._sessions.values():
             session.close(error)
 
@@ -240,8 +238,8 @@ class Connection:
         age: float | None = None
         await self.upkeep.scout_first(model, span)
         while True:
-            if self._ended is not None:
-                raise self._ended
+            if self.ended is not None:
+                raise self.ended
             agreement = await self.routes.agreement(model, age=age)
             refused = refusals.now(time.monotonic())
             hops = self.routes.find(agreement.view, Stretch(span=span), refused)

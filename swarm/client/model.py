@@ -130,8 +130,8 @@ class SwarmForCausalLM(PreTrainedModel, GenerationMixin):
         return bridge().run(self._connection.plan(self._model, self.blocks.span))
 
     def view(self) -> View:
-        """Return the servers of this very checkpoint, as seen lately; raises SwarmUnreachable if nobody answers."""
-        return bridge().run(self._connection.routes.agreement(self._model)).view
+        """Return the servers of this very checkpoint, as seen lately; raises as `Connection.view`."""
+        return bridge().run(self._connection.view(self._model))
 
     def explain(self) -> Explanation:
         """Return where the time of the newest session's decode steps went, hop by hop, and what would be faster."""

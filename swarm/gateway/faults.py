@@ -12,6 +12,7 @@ from aiohttp.typedefs import Middleware
 from swarm.errors import (
     BlocksMissing,
     Busy,
+    DaemonDied,
     LocalError,
     ModelNotFound,
     PromptTooLong,
@@ -82,6 +83,8 @@ def refusal(error: SwarmError) -> Refused:
             return Refused(text, fault="context_length_exceeded")
         case ModelNotFound():
             return Refused(text, status=404, fault="model_not_found", param="model")
+        case DaemonDied():  # local, but no fault of the request's; the process is about to end
+            return Refused(text, status=503, kind="server_error", fault="unavailable", retry_after=RETRY_AFTER)
         case LocalError():
             return Refused(text, fault="invalid_value")
         case BlocksMissing():

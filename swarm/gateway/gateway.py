@@ -30,6 +30,7 @@ async def run_gateway(config: GatewayConfig, joined: Joined, on_ready: Callable[
         UsageError: A setting cannot work; no key where other machines are let in.
         ModelNotFound: No such model.
         SwarmUnreachable: No initial peer answers.
+        ExceptionGroup: Of DaemonDied: the libp2p daemon ended.
         AddressInUse, AddressInvalid: It cannot listen there.
     """
     keys, limits = read_keys(config)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from swarm.blocks.files.bundled import BUNDLED
 from swarm.blocks.files.hub import is_cached
 from swarm.client import AutoModelForCausalLM, AutoTokenizer, SwarmForCausalLM, served_models
-from swarm.errors import ModelNotFound, SwarmError, UsageError
+from swarm.errors import ModelNotFound, SwarmError, SwarmUnreachable, UsageError
 from swarm.gateway.answering.spelling import Alphabet
 from swarm.gateway.faults import Refused
 from swarm.log import get_logger
@@ -95,10 +95,14 @@ class Served:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     async def look(self) -> None:
-        """See who serves it now."""
+        """See who serves it now.
+
+        Raises:
+            SwarmError: Our place in the swarm is lost, for good: our daemon died.
+        """
         try:
             self.view, trouble = await asyncio.to_thread(self.model.view), ""
-        except SwarmError as error:
+        except SwarmUnreachable as error:
             trouble = str(error)
         before, self.trouble = self.state_text(), trouble
         if (now := self.state_text()) != before:
@@ -153,7 +157,11 @@ class Models:
         return served
 
     async def watch(self) -> None:
-        """See who serves them, again and again, and what else is served."""
+        """See who serves them, again and again, and what else is served.
+
+        Raises:
+            ExceptionGroup: Of the `SwarmError` that ended our place in the swarm: only a new process gets another.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._look())
             if self._grows_with is not None:

@@ -28,7 +28,7 @@ from swarm.client.splicing import Pending
 from swarm.client.step_run import StepRun
 from swarm.errors import SwarmError, SwarmUnreachable, TokenOutOfRange
 from swarm.planning import Agreement
-from swarm.types import Hop, PeerId, Span
+from swarm.types import Hop, PeerId, Span, View
 from swarm.wire import Close, Find, Found, Message, Open, Opened, Result, Step
 from swarm.wire.codecs import decode_tensor, encode_tensor
 from swarm.wire.encoding import error_of
@@ -88,6 +88,7 @@ class DigestSwarm:
         is_silent: Steps get no answer.
         is_alone: The directory cannot be reached.
         missing: Why no session is opened.
+        ended: Why we are in the swarm no more.
         found: For each hop the pages that it keeps: by lineage and hash.
         asked: Finds that came, of all hops.
         num_tokens: That were computed at the first hop.
@@ -102,6 +103,7 @@ class DigestSwarm:
         self.is_silent = False
         self.is_alone = False
         self.missing: SwarmError | None = None
+        self.ended: SwarmError | None = None
         self.found: list[set[tuple[bytes, bytes]]] = [set() for _ in range(num_hops)]
         self.asked: list[Find] = []
         self.num_tokens = 0
@@ -158,6 +160,12 @@ class DigestSwarm:
         if self.is_alone:
             raise SwarmUnreachable("looking took too long")
         return Agreement(view() if self.missing else view(record("hop0", 0, 2), record("hop1", 2, 4)), ())
+
+    async def view(self, model: Model) -> View:
+        """Return those servers, as long as we are in the swarm."""
+        if self.ended is not None:
+            raise self.ended
+        return (await self.agreement(model)).view
 
     async def advise(self, model: Model, hops: tuple[Hop, ...]) -> tuple[list[float], str]:
         """Return what the legs of a route should take, each a second, and no advice."""

@@ -15,9 +15,9 @@ import pytest
 
 from swarm.demo.fleet import fleet
 from swarm.demo.processes import Process
-from swarm.errors import CheckpointCorrupt, ModelNotFound, SwarmUnreachable
+from swarm.errors import CheckpointCorrupt, DaemonDied, ModelNotFound, SwarmUnreachable
 from swarm.gateway import models
-from swarm.gateway.faults import Refused
+from swarm.gateway.faults import Refused, refusal
 from swarm.gateway.models import Models, Served
 from swarm.membership import Joined
 from tests.builders import make_llama
@@ -137,6 +137,23 @@ def test_without_any_files_the_gateway_says_so(announced: Announced) -> None:
     announced.names = ["elsewhere"]
     with pytest.raises(ModelNotFound, match="elsewhere, whose files are not here"):
         Models.load((), JOINED)
+
+
+async def test_a_swarm_that_cannot_be_seen_is_trouble_and_a_place_in_it_that_is_lost_is_the_end() -> None:
+    swarm = DigestSwarm()
+    served = Served(swarm.model(), letters_tokenizer())
+    swarm.is_alone = True
+    await served.look()
+    assert not served.is_ready and "took too long" in served.trouble
+    swarm.is_alone = False
+    await served.look()
+    assert served.is_ready
+    swarm.ended = DaemonDied("our libp2p daemon ended")
+    with pytest.raises(ExceptionGroup) as ended:
+        await asyncio.wait_for(Models([served]).watch(), 5)
+    assert ended.value.exceptions == (swarm.ended,)
+    told = refusal(swarm.ended)
+    assert (told.status, told.fault) == (503, "unavailable"), "no fault of the request's"
 
 
 @pytest.mark.long
