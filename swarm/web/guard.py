@@ -69,17 +69,26 @@ def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
         return web.json_response(body, status=401, headers=_HEADERS | challenge)
     if reason := _foreign(request, keys):
         return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
+    if "Expect" not in request.headers and any(name.lower() == b"expect" for name, _ in request.raw_headers):
+        body = error_body("of Expect only 100-continue is known", kind="invalid_request_error")  # see web/protocol.py
+        return web.json_response(body, status=417, headers=_HEADERS)
     return None
 
 
 def _foreign(request: web.Request, keys: Keys) -> str:
     try:
-        host = URL(f"http://{request.host}")
-        origin = URL(request.headers.get("Origin", ""))
-    except ValueError:
+        name = URL(f"http://{request.host}").host
+        is_own = "Origin" not in request.headers or _is_own(URL(request.headers["Origin"]), request.host)
+    except ValueError:  # yarl decodes names only when they are asked for
         return "a Host or Origin header that is none"
-    if not keys and not is_loopback(host.host or ""):
+    if not keys and not is_loopback(name or ""):
         return "without API keys only names of this machine are answered: use http://127.0.0.1"
-    if "Origin" in request.headers and (origin.host, origin.port) != (host.host, host.port):
-        return "requests of other sites' pages are not answered"
-    return ""
+    return "" if is_own else "requests of other sites' pages are not answered"
+
+
+def _is_own(origin: URL, host: str) -> bool:
+    """Whether a page of `origin` is ours; a proxy may speak TLS for us, so the page's scheme tells the default port."""
+    if origin.scheme not in ("http", "https") or not origin.host:
+        return False
+    own = URL(f"{origin.scheme}://{host}")
+    return (origin.host, origin.port) == (own.host, own.port)

@@ -62,6 +62,32 @@ async def test_pages_of_other_origins_and_names_of_other_machines_are_refused() 
         assert await status(session, Host="[") == 403
 
 
+async def test_behind_a_proxy_that_speaks_tls_the_page_is_ours_and_others_are_not() -> None:
+    async with asked(Keys([SECRET])) as session:
+
+        async def ask(host: str, origin: str) -> int:
+            return await status(session, Host=host, Origin=origin, Authorization=f"Bearer {SECRET}")
+
+        for host, origin in (
+            ("chat.example.org", "https://chat.example.org"),
+            ("chat.example.org:443", "https://chat.example.org"),
+            ("chat.example.org:8443", "https://chat.example.org:8443"),
+            ("chat.example.org", "http://chat.example.org"),
+        ):
+            assert await ask(host, origin) == 200, (host, origin)
+        for host, origin in (
+            ("chat.example.org", "https://example.org"),
+            ("chat.example.org", "https://chat.example.org:8443"),
+            ("chat.example.org:443", "http://chat.example.org"),
+            ("127.0.0.1:8000", "https://chat.example.org"),  # a proxy that does not pass the name on
+            ("chat.example.org", "ftp://chat.example.org"),
+            ("chat.example.org", "null"),
+            ("", "null"),
+            ("", "https://"),
+        ):
+            assert await ask(host, origin) == 403, (host, origin)
+
+
 @given(st.text(max_size=80))
 def test_no_header_that_is_not_the_key_is_taken_for_it(text: str) -> None:
     assert Keys([SECRET]).find(text) is None
