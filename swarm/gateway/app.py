@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from swarm.gateway.answering.shapes import ChatShape, CompletionShape, Shape, Text
 from swarm.gateway.answering.streams import Beginning, chat_beginning, completion_beginnings, open_stream
@@ -82,12 +83,17 @@ class Gateway:
 
     async def _body(self, request: web.Request) -> dict[str, object]:
         self.house.limits.count_request(request[KEY])
+        if (encoding := request.headers.get("Content-Encoding", "identity")).lower() != "identity":
+            text = f"a body with Content-Encoding {encoding[:20]!r} is not unpacked: send it plain"
+            raise Refused(text, status=415, fault="unsupported_encoding")
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 body = await request.read()
         except TimeoutError:
             text = f"the body did not come within {BODY_TIMEOUT:.0f} s"
             raise Refused(text, status=408, fault="request_timeout") from None
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            raise Refused("the body breaks off, or its chunks are none", fault="bad_request") from error
         return read_object(body)
 
     def _find(self, request: web.Request, asked: Asked) -> Served:
@@ -162,17 +168,20 @@ async def _stream(request: web.Request, completing: Completing, shape: Shape, as
         await events.send(*(shape.chunk([choice], tells_usage=asked.tells_usage) for choice in choices))
 
     try:
-        await completing.write(put)
-    except Exception as error:
-        if events.is_gone:
-            return events.response
-        if not events.has_begun:
+        try:
+            await completing.write(put)
+        except Exception as error:
+            if events.is_gone or not events.has_begun:
+                raise
+            await events.send(first_fault(error).body())
+        else:
+            if asked.tells_usage:
+                await events.send(shape.chunk([], tells_usage=True, usage=completing.usage()))
+        return await events.end()
+    except Exception:
+        if not events.is_gone:
             raise
-        await events.send(first_fault(error).body())
-    else:
-        if asked.tells_usage:
-            await events.send(shape.chunk([], tells_usage=True, usage=completing.usage()))
-    return await events.end()
+        return events.response  # at whatever point the reader left: no fault of ours
 
 
 def _model_body(served: Served) -> dict[str, Any]:

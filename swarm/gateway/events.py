@@ -10,9 +10,6 @@ from typing import Any
 
 from aiohttp import web
 
-WRITE_TIMEOUT = 60.0
-"""Seconds for a reader who takes nothing; then he is let go."""
-
 
 class Events:
     """The events of one answer.
@@ -41,7 +38,7 @@ class Events:
         """Send one event for each body, all in one piece.
 
         Raises:
-            ConnectionError: The reader is gone, or has taken nothing for long.
+            ConnectionError: The reader is gone; who takes nothing is let go by `swarm.web.protocol`.
         """
         text = "".join(f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n" for body in bodies)
         await self._write(text)
@@ -55,11 +52,10 @@ class Events:
         try:
             if not self.has_begun:
                 await self._begin()
-            async with asyncio.timeout(WRITE_TIMEOUT):
-                await self.response.write(text.encode("utf-8", "replace"))
-        except (ConnectionError, TimeoutError) as error:
+            await self.response.write(text.encode("utf-8", "replace"))
+        except ConnectionError:
             self.is_gone = True
-            raise ConnectionResetError("the reader is gone, or takes nothing") from error
+            raise
 
     async def _begin(self) -> None:
         async with self._lock:  # several texts may begin at once

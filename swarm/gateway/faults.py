@@ -126,7 +126,7 @@ def telling(count: Count) -> Middleware:
             response.headers.update({name: error.headers[name] for name in ("Allow",) if name in error.headers})
         except Exception as error:
             response = first_fault(error).response()
-        count(request, response.status)
+        count(request, STATUS_LEFT if request.transport is None else response.status)
         return response
 
     return tell

@@ -25,7 +25,12 @@ async def serving(app: web.Application, *, host: str, port: int) -> AsyncIterato
         AddressInvalid: This machine has no such address, or the port is not ours to take.
     """
     runner = GuardedRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN, handler_cancellation=True
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN,
+        handler_cancellation=True,
+        auto_decompress=False,  # what is packed wrongly would raise wherever the body is read, key or no key
     )
     await runner.setup()
     try:

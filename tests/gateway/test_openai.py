@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
 from transformers import LogitsProcessor, LogitsProcessorList
@@ -21,6 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from swarm.client import AutoTokenizer, SwarmForCausalLM
 from tests.gateway.conftest import KEYS, MODEL, Live
 from tests.swarm.asking import Inspector
+from tests.web.odd import odd_headers
 
 pytestmark = pytest.mark.slow
 
@@ -307,6 +308,19 @@ def test_no_path_method_or_body_breaks_it(live: Live, method: str, path: str, bo
     assert status < 500 and (has_key or status == 401)
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["GET /v1/models", "POST /v1/completions", "GET /", "PUT /x"]), odd_headers(), st.booleans())
+@example(asked="POST /v1/completions", odd={"Content-Encoding": "gzip"}, has_key=True)
+@example(asked="POST /v1/completions", odd={"Content-Encoding": "gzip"}, has_key=False)
+def test_no_header_breaks_it_or_fills_its_log(live: Live, asked: str, odd: dict[str, str], has_key: bool) -> None:
+    method, path = asked.split()
+    before = len(live.written())
+    key = {} if has_key else {"Authorization": "Bearer canary"}
+    status, text = ask(live, method, path, b"abcde", {**key, **odd})
+    assert status < 500 and (has_key or status in (400, 401)), (status, text)
+    assert not any(word in live.written()[before:] for word in ("Traceback", "Unhandled", "fault of ours"))
+
+
 def test_keys_are_nowhere_in_what_the_process_says(live: Live) -> None:
     for header in (f"Bearer {KEYS[0]}x", f"Basic {KEYS[1]}", f"Bearer {KEYS[1]}\x01", f"Bearer{KEYS[1]}:"):
         status, text = ask(live, "GET", "/v1/models", headers={"Authorization": header})
@@ -321,8 +335,9 @@ def ask(
 ) -> tuple[int, str]:
     """Return the status and the body of an answer, without any client's help."""
     with closing(http.client.HTTPConnection(live.url.removeprefix("http://"), timeout=30)) as connection:
-        connection.putrequest(method, path)
-        for name, value in {"Authorization": f"Bearer {KEYS[0]}", **(headers or {})}.items():
+        headers = {"Authorization": f"Bearer {KEYS[0]}", **(headers or {})}
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
             connection._buffer.append(f"{name}: {value}".encode())  # as it is: http.client would refuse some
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
