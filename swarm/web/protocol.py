@@ -13,7 +13,6 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from swarm.log import get_logger
 from swarm.web.guard import error_body
@@ -152,6 +151,6 @@ def _unexpecting(message: RawRequestMessage) -> RawRequestMessage:
     """
     if message.headers.get("Expect", "100-continue").lower() == "100-continue":
         return message
-    headers = CIMultiDict(message.headers)
+    headers = message.headers.copy()
     headers.popall("Expect")
-    return message._replace(headers=CIMultiDictProxy(headers))
+    return message._replace(headers=type(message.headers)(headers))
