@@ -21,7 +21,7 @@ from swarm.gateway.faults import Refused, first_fault, telling
 from swarm.gateway.models import Models, Served
 from swarm.gateway.recent import Answer, Recent
 from swarm.web import Keys, add_metrics, add_page, guard
-from swarm.web.guard import KEY
+from swarm.web.guard import IS_LET_IN, KEY
 
 MODEL = web.RequestKey("model", str)
 """The name of the model that a request is about, once it is found."""
@@ -38,10 +38,12 @@ class Gateway:
         self.house = house
         self.recent = Recent()
 
-    async def health(self, _: web.Request) -> web.Response:
-        """/healthz: whether any model can answer; without keys, for who watches over processes has none."""
+    async def health(self, request: web.Request) -> web.Response:
+        """/healthz: whether any model can answer; who watches over processes has no key, and is told no more."""
         is_well = any(served.is_ready for served in self.models)
-        body = {"status": "ok" if is_well else "unavailable", "models": [each.state_text() for each in self.models]}
+        body: dict[str, Any] = {"status": "ok" if is_well else "unavailable"}
+        if request[IS_LET_IN]:
+            body["models"] = [each.state_text() for each in self.models]
         return web.json_response(body, status=200 if is_well else 503)
 
     async def list_models(self, _: web.Request) -> web.Response:
@@ -106,10 +108,8 @@ class Gateway:
     ) -> web.StreamResponse:
         began, asked = time.monotonic(), what.asked
         num_prompts = len(what.prompts) if isinstance(what, Completion) else 1
-        with self.house.admission.enter(num_prompts * asked.num_texts):
+        with self.house.admission.enter(num_prompts * asked.num_texts) as party:
             beginnings = await served.prepare(begin)
-            num_tokens = sum(len(each.tokens) for each in beginnings)
-            self.house.limits.admit_tokens(request[KEY], num_tokens)
             streams = await served.prepare(
                 lambda: [
                     open_stream(served.model, beginning, asked, which)
@@ -117,12 +117,15 @@ class Gateway:
                     for which in range(asked.num_texts)
                 ]
             )
+            # After all that can be refused; they compute nothing before they are read.
+            num_tokens = sum(len(each.tokens) for each in beginnings)
+            self.house.limits.admit_tokens(request[KEY], num_tokens)
             self.house.metrics.prompt_tokens.labels(served.name).inc(num_tokens)
             tells = asked.num_top is not None
             shape = kind(served.name, served.model.fingerprint, served.alphabet, tells_likelihoods=tells)
             answer = Answer(shape.answer_id, request[KEY], served, streams)
             self.recent.add(answer)
-            completing = Completing(self.house, asked, answer, beginnings, began)
+            completing = Completing(self.house, party, asked, answer, beginnings, began)
             if asked.is_streamed:
                 return await _stream(request, completing, shape, asked)
             return await _whole(completing, shape, len(streams))

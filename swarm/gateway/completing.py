@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from swarm.client import TokenStream
-from swarm.gateway.admission import Admission
+from swarm.gateway.admission import Admission, Party
 from swarm.gateway.answering.shapes import Usage
 from swarm.gateway.answering.streams import Beginning
 from swarm.gateway.answering.writing import Piece, Writer
@@ -39,10 +39,11 @@ class Completing:
     """
 
     def __init__(
-        self, house: House, asked: Asked, answer: Answer, beginnings: Sequence[Beginning], began: float
+        self, house: House, party: Party, asked: Asked, answer: Answer, beginnings: Sequence[Beginning], began: float
     ) -> None:
         self.beginnings = tuple(beginnings)
         self._house = house
+        self._party = party
         self._asked = asked
         self._answer = answer
         self._began = began
@@ -66,6 +67,10 @@ class Completing:
             async with asyncio.TaskGroup() as tasks:
                 for index, stream in enumerate(streams):
                     tasks.create_task(self._write_one(index, stream, put))
+        except Exception:
+            if not self._answer.num_tokens:  # who hangs up is not meant: the prompt may have been computed for him
+                self._house.limits.give_back(self._answer.key, self.usage().prompt)
+            raise
         finally:
             self._end()
 
@@ -83,7 +88,7 @@ class Completing:
         try:
             if which:
                 await has_begun.wait()
-            async with self._house.admission.turn():
+            async with self._party.turn():
                 await self._read(index, stream, put, has_begun)
         finally:
             await stream.aclose()

@@ -107,6 +107,14 @@ class Limits:
         if account.tokens is not None:
             account.tokens.take(tokens, self._clock.monotonic())
 
+    def give_back(self, key: str, prompt_tokens: int) -> None:
+        """Take back what `admit_tokens` counted: nothing of the prompt was answered."""
+        account = self._account(key)
+        self._turn_day(account)
+        account.tokens_today = max(0, account.tokens_today - prompt_tokens)  # midnight may have been between
+        if account.tokens is not None:
+            account.tokens.take(-prompt_tokens, self._clock.monotonic())
+
     def _account(self, key: str) -> _Account:
         if key not in self._accounts:
             self._accounts[key] = _Account(self._own.get(key, self._allowance), self._clock.monotonic())

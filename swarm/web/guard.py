@@ -13,6 +13,9 @@ from swarm.web.keys import Keys, is_loopback
 KEY = web.RequestKey("key", str)
 """The name of the key that a request came with; "" where none are set."""
 
+IS_LET_IN = web.RequestKey("is_let_in", bool)
+"""Whether a request would be answered on any path; on those that are open to all it may not be."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _OPEN = "/healthz"
@@ -34,8 +37,9 @@ def guard(keys: Keys) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         refused = _refusal(request, keys)
-        if refused is not None:
+        if refused is not None and request.path != _OPEN:
             return refused
+        request[IS_LET_IN] = refused is None
         request[KEY] = (keys.find(request.headers.get("Authorization", "")) or "") if keys else ""
         try:
             response = await handler(request)
@@ -56,8 +60,6 @@ def error_body(message: str, *, kind: str, code: str | None = None, param: str |
 
 
 def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
-    if request.path == _OPEN:
-        return None
     if keys and keys.find(request.headers.get("Authorization", "")) is None:
         body = error_body(
             "no API key, or a wrong one: send the header Authorization: Bearer KEY",
@@ -68,7 +70,8 @@ def _refusal(request: web.Request, keys: Keys) -> web.Response | None:
         challenge = {"WWW-Authenticate": 'Basic realm="swarm: any user, the API key as password"'}
         return web.json_response(body, status=401, headers=_HEADERS | challenge)
     if reason := _foreign(request, keys):
-        return web.json_response(error_body(reason, kind="permission_error"), status=403, headers=_HEADERS)
+        body = error_body(reason, kind="permission_error", code="foreign_origin")
+        return web.json_response(body, status=403, headers=_HEADERS)
     if "Expect" not in request.headers and any(name.lower() == b"expect" for name, _ in request.raw_headers):
         body = error_body("of Expect only 100-continue is known", kind="invalid_request_error")  # see web/protocol.py
         return web.json_response(body, status=417, headers=_HEADERS)

@@ -106,6 +106,17 @@ async def test_who_hangs_up_ends_his_sessions_on_all_hops(swarm: DigestSwarm) ->
         assert 'status="499"' in await metrics(session)
 
 
+async def test_without_keys_a_foreign_page_learns_nothing_from_healthz(swarm: DigestSwarm) -> None:
+    async with digest_gateway(swarm) as (session, _):
+        for headers, told in (
+            ({}, {"status": "ok", "models": ["digest: ready"]}),
+            ({"Host": "rebound.example.org"}, {"status": "ok"}),
+            ({"Origin": "http://example.org"}, {"status": "ok"}),
+        ):
+            async with session.get("/healthz", headers=headers) as response:
+                assert response.status == 200 and await response.json() == told
+
+
 async def test_blocks_that_nobody_serves_are_named(swarm: DigestSwarm) -> None:
     async with digest_gateway(swarm) as (session, gateway):
         swarm.missing = BlocksMissing("nobody serves blocks 2:4 of digest")
@@ -149,8 +160,10 @@ async def test_a_fault_of_ours_is_told_without_its_words(swarm: DigestSwarm, cap
 async def test_every_path_but_healthz_wants_the_key(swarm: DigestSwarm) -> None:
     async with digest_gateway(swarm, keys=(SECRET, "another-" + SECRET)) as (session, _):
         answer_id = (await ask(session, Authorization=f"Bearer {SECRET}"))[1]["id"]
-        async with session.get("/healthz") as response:
-            assert response.status == 200
+        for headers in ({}, {"Authorization": f"Bearer {SECRET}"}):
+            async with session.get("/healthz", headers=headers) as response:
+                told = await response.json()
+                assert response.status == 200 and ("models" in told) == bool(headers), "details are for who has a key"
         for method, path in await paths_of(session, answer_id):
             for headers in ({}, {"Authorization": "Bearer canary"}):
                 async with session.request(method, path, headers=headers) as response:

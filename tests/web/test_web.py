@@ -60,6 +60,8 @@ async def test_pages_of_other_origins_and_names_of_other_machines_are_refused() 
         assert await status(session, Origin="https://example.org") == await status(session, Origin="null") == 403
         assert await status(session, Host="example.org") == 403
         assert await status(session, Host="[") == 403
+        async with session.get("/", headers={"Origin": "null"}) as response:
+            assert (await response.json())["error"]["code"] == "foreign_origin"
 
 
 async def test_behind_a_proxy_that_speaks_tls_the_page_is_ours_and_others_are_not() -> None:
