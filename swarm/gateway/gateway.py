@@ -37,7 +37,7 @@ async def run_gateway(config: GatewayConfig, joined: Joined, on_ready: Callable[
     require_keys(config.host, keys)
     if config.threads:
         torch.set_num_threads(config.threads)
-    models = await asyncio.to_thread(Models.load, config.models, joined)
+    models = await Models.load(config.models, joined)
     admission = Admission(config.max_running, config.max_waiting)
     house = House(limits, admission, Metrics(admission))
     app = build_app(Gateway(models, house), keys, max_body=config.max_body)

@@ -37,8 +37,8 @@ NEWS_INTERVAL = 15.0
 RETRY_INTERVAL = 60.0
 """Seconds until a model whose files are here, but could not be loaded, is tried again."""
 
-FIRST_WAIT, POLL_INTERVAL = 8.0, 0.25
-"""Seconds for the swarm to serve anything, where nobody says which model is meant."""
+FIRST_WAIT, POLL_INTERVAL = 2.0, 0.25
+"""Seconds at the start for any model to be seen, where nobody says which is meant, and between looks for it."""
 
 
 class Served:
@@ -126,16 +126,25 @@ class Models:
         self._left_out = dict[str, tuple[str, float]]()
 
     @classmethod
-    def load(cls, names: Sequence[str], joined: Joined) -> Models:
-        """Load models, or those that the swarm serves and whose files are here; takes seconds.
+    async def load(cls, names: Sequence[str], joined: Joined) -> Models:
+        """Load models; without names those that the swarm serves and whose files are here, maybe none yet.
 
         Raises:
-            ModelNotFound: There is no such model here, or none of those that the swarm serves.
+            ModelNotFound: One of these names is no model's here.
             SwarmError: As `AutoModelForCausalLM`.
         """
         if names:
-            return cls([_load(name, joined) for name in names])
-        return cls([_load(name, joined) for name in _found(joined)], grows_with=joined)
+            return cls([await asyncio.to_thread(_load, name, joined) for name in names])
+        models = cls((), grows_with=joined)
+        deadline = time.monotonic() + FIRST_WAIT
+        while True:
+            has_seen_any = await models._gain(joined)
+            if has_seen_any or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL_INTERVAL)
+        if not models.names:
+            logger.warning("the swarm serves no model whose files are here: requests are refused until it does")
+        return models
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._served.values())
@@ -152,7 +161,8 @@ class Models:
             Refused: There is none of this name.
         """
         if (served := self._served.get(name)) is None:
-            text = f"there is no model {name[:100]!r} here, but {', '.join(self.names)}"
+            others = ", ".join(self.names) or "none yet: the swarm serves no model whose files are here"
+            text = f"there is no model {name[:100]!r} here, but {others}"
             raise Refused(text, status=404, fault="model_not_found", param="model")
         return served
 
@@ -174,21 +184,25 @@ class Models:
 
     async def _grow(self, joined: Joined) -> None:
         while True:
-            names = list[str]()
+            await asyncio.sleep(NEWS_INTERVAL if self._served else LOOK_INTERVAL)
             with suppress(SwarmError):  # the looks at the models tell why
-                names = await asyncio.to_thread(_names, joined)
-            self._left_out = {name: why for name, why in self._left_out.items() if name in names}
-            for name in names:
-                if name not in self._served:
-                    await self._take_in(name, joined)
-            await asyncio.sleep(NEWS_INTERVAL)
+                await self._gain(joined)
+
+    async def _gain(self, joined: Joined) -> bool:
+        """Take in what the swarm serves by now; whether it serves anything, ours or not."""
+        names = await asyncio.to_thread(_names, joined)
+        self._left_out = {name: why for name, why in self._left_out.items() if name in names}
+        for name in names:
+            if name not in self._served:
+                await self._take_in(name, joined)
+        return bool(names)
 
     async def _take_in(self, name: str, joined: Joined) -> None:
         """Load a model and serve it from now on; say once why that cannot be, and try again later."""
         before, tried = self._left_out.get(name, ("", -inf))
         try:
-            if not is_here(name):
-                raise ModelNotFound("its files are not here")
+            if not is_here(name):  # strangers' names must not start downloads
+                raise ModelNotFound("its files are not here; say MODEL, with its path")
             if time.monotonic() < tried + RETRY_INTERVAL:
                 return
             tried = time.monotonic()
@@ -207,19 +221,6 @@ class Models:
 def _load(name: str, joined: Joined) -> Served:
     model = AutoModelForCausalLM.from_pretrained(name, initial_peers=joined.peers, swarm_key=joined.key)
     return Served(model, AutoTokenizer.from_pretrained(name))
-
-
-def _found(joined: Joined) -> list[str]:
-    """Return the models that the swarm serves and whose files are here: strangers' names must not start downloads."""
-    deadline = time.monotonic() + FIRST_WAIT
-    while not (names := _names(joined)):
-        if time.monotonic() >= deadline:
-            raise ModelNotFound(f"the swarm serves no model (waited {FIRST_WAIT:.0f} s): start a server, or say MODEL")
-        time.sleep(POLL_INTERVAL)
-    found = [name for name in names if is_here(name)]
-    if not found:
-        raise ModelNotFound(f"the swarm serves {', '.join(names)}, whose files are not here: say MODEL, with its path")
-    return found
 
 
 def _names(joined: Joined) -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from swarm.demo.fleet import fleet
 from swarm.demo.processes import Process
-from swarm.errors import CheckpointCorrupt, DaemonDied, ModelNotFound, SwarmUnreachable
+from swarm.errors import CheckpointCorrupt, DaemonDied, SwarmUnreachable
 from swarm.gateway import models
 from swarm.gateway.faults import Refused, refusal
 from swarm.gateway.models import Models, Served
@@ -81,9 +81,10 @@ async def test_models_that_the_swarm_gains_are_taken_in_while_their_files_are_he
     announced: Announced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     announced.names = ["first", "elsewhere"]
-    found = Models.load((), JOINED)
+    caplog.set_level("INFO", logger="swarm")
+    found = await Models.load((), JOINED)
     assert found.names == ("first",)
-    with watched(found), caplog.at_level("INFO", logger="swarm"):
+    with watched(found):
         announced.names = None  # a swarm that cannot be reached for a while changes nothing
         await asyncio.sleep(0.1)
         announced.here["second"] = "second"
@@ -101,7 +102,7 @@ async def test_models_that_the_swarm_gains_are_taken_in_while_their_files_are_he
 async def test_files_that_are_still_written_are_tried_again_and_told_once(
     announced: Announced, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = Models.load((), JOINED)
+    found = await Models.load((), JOINED)
     with watched(found), caplog.at_level("INFO", logger="swarm"):
         announced.here["second"] = ""
         announced.names = ["first", "second"]
@@ -115,7 +116,7 @@ async def test_files_that_are_still_written_are_tried_again_and_told_once(
 async def test_files_of_another_model_are_not_served_under_an_announced_name(announced: Announced) -> None:
     announced.here["second"] = "first"
     announced.names = ["first", "second"]
-    found = Models.load(("first",), JOINED)
+    found = await Models.load(("first",), JOINED)
     found = Models([*found], grows_with=JOINED)
     with watched(found):
         await wait_until(lambda: announced.loads.count("second") >= 2)
@@ -127,16 +128,32 @@ async def test_files_of_another_model_are_not_served_under_an_announced_name(ann
 async def test_named_models_are_all_there_will_be(announced: Announced) -> None:
     announced.here["second"] = "second"
     announced.names = ["first", "second"]
-    found = Models.load(("first",), JOINED)
+    found = await Models.load(("first",), JOINED)
     with watched(found):
         await asyncio.sleep(0.1)
     assert found.names == ("first",) and announced.loads == ["first"]
 
 
-def test_without_any_files_the_gateway_says_so(announced: Announced) -> None:
-    announced.names = ["elsewhere"]
-    with pytest.raises(ModelNotFound, match="elsewhere, whose files are not here"):
-        Models.load((), JOINED)
+async def test_without_any_files_it_begins_empty_says_so_and_grows(
+    announced: Announced, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("FIRST_WAIT", "LOOK_INTERVAL"):
+        monkeypatch.setattr(models, name, 0.02)
+    for served in ([], ["elsewhere"]):
+        announced.names = served
+        caplog.clear()
+        found = await Models.load((), JOINED)
+        assert found.names == ()
+        assert "serves no model whose files are here" in caplog.text
+        with pytest.raises(Refused, match="none yet") as refused:
+            found.find("elsewhere")
+        assert refused.value.status == 404
+    with watched(found):
+        announced.names = ["elsewhere", "first"]
+        await wait_until(lambda: found.names == ("first",))
+    announced.names = None
+    with pytest.raises(SwarmUnreachable):
+        await Models.load((), JOINED)
 
 
 async def test_a_swarm_that_cannot_be_seen_is_trouble_and_a_place_in_it_that_is_lost_is_the_end() -> None:
