@@ -38,22 +38,22 @@ class Face:
 
 
 @asynccontextmanager
-async def face(folder: Path, *keys: str) -> AsyncIterator[Face]:
+async def face(folder: Path, *keys: str, port: int = 0) -> AsyncIterator[Face]:
     """Run one on this loop."""
     async with History.open(folder / "history.sqlite", days=30) as history:
         board = Board()
-        async with serving(build_app(board, history, keys=Keys(keys)), host="127.0.0.1", port=0) as url:
+        async with serving(build_app(board, history, keys=Keys(keys)), host="127.0.0.1", port=port) as url:
             yield Face(url, board, history, asyncio.get_running_loop())
 
 
 @contextmanager
-def face_beside(folder: Path, *keys: str) -> Iterator[Face]:
+def face_beside(folder: Path, *keys: str, port: int = 0) -> Iterator[Face]:
     """Run one on a thread of its own."""
     started: list[Face] = []
     ready, done = threading.Event(), threading.Event()
 
     async def live() -> None:
-        async with face(folder, *keys) as shown:
+        async with face(folder, *keys, port=port) as shown:
             started.append(shown)
             ready.set()
             await asyncio.to_thread(done.wait)

@@ -107,9 +107,12 @@ def test_rows_are_searched_filtered_and_sorted(home: Visit) -> None:
     page.keyboard.press("/")
     page.keyboard.type("cuda llama")
     home.wait(lambda: home.count(ROWS) < 13)
-    assert all("cuda" in text for text in page.locator(f"{ROWS} .weights").locator("visible=true").all_text_contents())
+    assert all("CUDA" in text for text in page.locator(f"{ROWS} .device").locator("visible=true").all_text_contents())
     page.keyboard.press("Escape")
     home.wait(lambda: home.count(ROWS) == 13)
+    page.click('th[data-column="device"] button')
+    devices = page.locator(f"{ROWS} .device > span").all_text_contents()
+    assert set(devices) == {"CPU, avx2", "CPU, avx512vnni", "CUDA"} and devices == sorted(devices)
     page.click('#filters [data-standing="joining"]')
     home.wait(lambda: home.count(ROWS) == 1)
     assert home.text(f"{ROWS} .name a") == "zürich-3"
@@ -132,6 +135,7 @@ def test_a_server_has_a_page_of_its_own_by_keyboard_alone(home: Visit, shown: Fa
     name = page.evaluate("document.activeElement.title").split(":")[0]
     page.keyboard.press("Enter")
     home.wait(lambda: home.count("#panel") == 1)
+    assert page.locator("#panel dt:text-is('device') + dd").first.inner_text().startswith(("CPU, avx", "CUDA"))
     assert home.text("#panel h2") == name and "#/server/12D3KooW" in page.url
     assert "tokens/s through its blocks" in home.text("#panel")
     page.keyboard.press("Escape")
@@ -230,6 +234,10 @@ def test_the_page_says_when_it_hears_nothing_and_comes_back(tmp_path: Path, brow
         page.wait_for_selector(ROWS)
     page.wait_for_selector('#live[data-state="lost"]')
     assert page.locator(ROWS).count() == 13
+    with face_beside(tmp_path, port=int(first.url.rpartition(":")[2])) as again:
+        again.put_up(household()[1:])  # the larger model is gone since
+        page.wait_for_selector('#live[data-state="live"]', timeout=30_000)
+        page.wait_for_function("n => document.querySelectorAll('#table tbody tr').length === n", arg=3)
     context.close()
 
 

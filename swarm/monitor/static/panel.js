@@ -1,7 +1,7 @@
 // One server: what its record says, and what its engine tells while somebody looks.
 
 import { dress, make, say, set } from "./dom.js";
-import { age, blocks, count, endpoint, many, milliseconds, nameOf, rate, shortPeer } from "./words.js";
+import { age, blocks, count, device, endpoint, many, milliseconds, nameOf, rate, shortPeer } from "./words.js";
 
 const ASK_EVERY = 3000;
 const LOOK_EVERY = 300; // while the server is not in what we know
@@ -108,7 +108,7 @@ export class Panel {
         ["load", many(server.load, "step")],
         ["free pages", `${count(server.free_pages)}, of 16 tokens each`],
         ["weights", `${server.quant}, ${server.dtype}`],
-        ["kernel", server.kernel || "not told"],
+        ["device", device(server.kernel)],
         ["reached", server.reach],
         ["addresses", (told?.addrs ?? server.addrs).map(endpoint).join("\n") || "none"],
         ["since", server.since > 0 ? `${new Date(1e3 * server.since).toLocaleString("en-GB")} (${age(Date.now() / 1e3 - server.since)})` : "not told"],

@@ -2,7 +2,7 @@
 
 import { arrange, make, say, set } from "./dom.js";
 import { keyOf } from "./feed.js";
-import { age, blocks, count, firstEndpoint, nameOf, rate, shortPeer, STANDINGS } from "./words.js";
+import { age, blocks, count, device, firstEndpoint, nameOf, rate, shortPeer, STANDINGS } from "./words.js";
 
 const ORDER = Object.keys(STANDINGS);
 const MANY = 60; // rows from which those out of sight are not laid out
@@ -18,7 +18,7 @@ const COLUMNS = [
   ["rate", "Tokens/s", (server) => server.per_s, -1, (server) => [rate(server.per_s)]],
   ["load", "Load", (server) => server.load, -1, (server) => [count(server.load)]],
   ["pages", "Free pages", (server) => server.free_pages, -1, (server) => [count(server.free_pages)]],
-  ["weights", "Weights", (server) => `${server.quant} ${server.dtype} ${server.kernel}`, 1, (server) => [`${server.quant} · ${server.dtype}`, server.kernel]],
+  ["device", "Device, weights", (server) => `${device(server.kernel)} ${server.quant} ${server.dtype}`, 1, (server) => [device(server.kernel), `${server.quant} · ${server.dtype}`]],
   ["reach", "Reached", (server) => `${server.reach} ${server.addrs[0] ?? ""}`, 1, (server) => [server.reach, firstEndpoint(server.addrs)]],
   ["up", "Serving for", uptime, -1, (server) => [age(uptime(server))]],
   ["version", "Version", (server) => server.version, 1, (server) => [server.version]],
@@ -134,7 +134,7 @@ class Row {
   // What a search looks through; made when somebody searches.
   get text() {
     const { name, peer, model, standing, reach, quant, dtype, kernel, version, addrs } = this.server;
-    this.words ||= [name, peer, model, standing, reach, quant, dtype, kernel, version, ...addrs].join(" ").toLowerCase();
+    this.words ||= [name, peer, model, standing, reach, quant, dtype, device(kernel), version, ...addrs].join(" ").toLowerCase();
     return this.words;
   }
 
@@ -160,7 +160,7 @@ class Row {
   }
 }
 
-const TWO_LINES = new Set(["name", "blocks", "weights", "reach"]);
+const TWO_LINES = new Set(["name", "blocks", "device", "reach"]);
 const FOREIGN = new Set(["name", "model"]); // may be in any script; finding out its direction takes time
 const TEMPLATE = make(
   "tr",

@@ -55,6 +55,14 @@ export function clock(at, span) {
   return date.toLocaleDateString("en-GB", { day: "numeric", month: "short" });
 }
 
+const ON_CPU = new Set(["avx512vnni", "avx2", "portable", "torch", "transformers"]);
+
+// What computes: a record names the kernel, which tells the device. Names that only a newer server knows stand for themselves.
+export function device(kernel) {
+  if (kernel === "cuda") return "CUDA";
+  return ON_CPU.has(kernel) ? `CPU, ${kernel}` : kernel || "not told";
+}
+
 export const STANDINGS = {
   serving: "serving",
   joining: "joining",
