@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -107,6 +108,27 @@ def test_an_answer_streams_and_shows_its_route_stops_and_is_written_again(desk: 
     assert "3 hops" in page.locator(".route-line").inner_text()
 
 
+def test_the_state_of_the_chosen_model_is_told_in_words(desk: Visit) -> None:
+    page, state = desk.page, desk.page.locator("#model-state")
+    expect(state).to_have_text(re.compile(r"^30 blocks at [34] servers$"))
+    whole = {"num_blocks": 30, "servers": 1, "state": "ready"}
+    broken = {"num_blocks": 30, "servers": 2, "state": "incomplete", "missing": [{"start": 20, "end": 30}]}
+    for models, words, dot in (
+        ([{"id": "one", "swarm": whole}], "30 blocks at 1 server", "ok"),
+        ([{"id": "one", "swarm": broken}], "some blocks have no server", "warn"),
+        ([{"id": "one", "swarm": broken}, {"id": "two", "swarm": whole}], "some blocks have no server", "warn"),
+        ([], "no model is served", "warn"),
+    ):
+        page.unroute("**/v1/models")
+        page.route("**/v1/models", lambda route, _, models=models: route.fulfill(json={"data": models}))
+        page.reload()
+        expect(state).to_have_text(words)
+        assert page.locator(f"#model-state .dot.{dot}").count() == 1
+        if len(models) == 2:
+            page.locator("#model").select_option("two")
+            expect(state).to_have_text("30 blocks at 1 server")
+
+
 def test_two_windows_do_not_lose_each_others_conversations(desk: Visit, url: str) -> None:
     other = desk.page.context.new_page()
     other.goto(url)
@@ -131,7 +153,12 @@ def test_everything_can_be_done_with_keys_and_conversations_are_kept(desk: Visit
     keys.press("Alt+s")
     keys.type("You speak like a pirate.")  # the dialog begins with the system prompt
     keys.press("Escape")
-    desk.ask("Please name the capital of France.")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        desk.ask("Please name the capital of France.")
+    assert sent.value.post_data_json["messages"] == [
+        {"role": "system", "content": "You speak like a pirate."},
+        {"role": "user", "content": "Please name the capital of France."},
+    ]
     desk.wait_idle()
     assert "Paris" in desk.answer()
     keys.press("ArrowUp")

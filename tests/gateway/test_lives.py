@@ -13,16 +13,20 @@ from swarm.demo.fleet import fleet
 from swarm.demo.processes import Process
 from tests.builders import make_llama
 from tests.gateway.digest_gateway import LETTERS, letters_tokenizer
+from tests.gateway.test_models import ask
 from tests.gateway.test_outage import get
 
 pytestmark = pytest.mark.slow
 
+MODELS = ("letters", "others")
 
-def test_it_begins_empty_grows_says_when_it_is_alone_and_ends_without_its_daemon(
+
+def test_it_begins_empty_grows_and_ends_with_one_line_without_its_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_llama(tmp_path / "letters", vocab_size=len(LETTERS))
-    letters_tokenizer().save_pretrained(tmp_path / "letters")
+    for seed, name in enumerate(MODELS):
+        make_llama(tmp_path / name, vocab_size=len(LETTERS), seed=seed)
+        letters_tokenizer().save_pretrained(tmp_path / name)
     log = tmp_path / "gateway.log"
     with fleet("--threads", "1") as swarm:
         monkeypatch.chdir(tmp_path)  # where files of models are looked for
@@ -33,12 +37,17 @@ def test_it_begins_empty_grows_says_when_it_is_alone_and_ends_without_its_daemon
             assert ready["models"] == "" and get(f"{url}/v1/models") == (200, {"object": "list", "data": []})
             assert get(f"{url}/healthz") == (503, {"status": "unavailable", "models": []})
             assert "none yet" in str(get(f"{url}/v1/models/letters"))
-            swarm.start({"whole": "0:3"}, model="letters")
-            wait_for(url, "letters: ready")
-            swarm.signal("whole", signal.SIGTERM)
-            wait_for(url, "nobody serves blocks 0:3")
-            swarm.bootstrap.stop(signal.SIGKILL)
-            wait_for(url, "nobody of the swarm answers")
+            for name in MODELS:
+                swarm.launch({name: "0:3"}, model=name)
+            for name in MODELS:
+                wait_for(url, f"{name}: ready")
+            answers = [ask(url, name) for name in MODELS]
+            assert [answer["model"] for answer in answers if answer] == list(MODELS), "one process, two models"
+            assert answers[0] and answers[1] and answers[0]["choices"] != answers[1]["choices"]
+            for name in MODELS:
+                swarm.signal(name, signal.SIGTERM)
+            for name in MODELS:
+                wait_for(url, f"{name}: nobody serves blocks 0:3")
             (daemon,) = [each for each in psutil.Process(gateway.popen.pid).children() if "p2pd" in each.name()]
             daemon.kill()
             assert gateway.popen.wait(30) == 1

@@ -9,10 +9,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from swarm.client import ClientConfig
+from swarm.client.connection import Connection
 from swarm.demo.fleet import fleet
 from swarm.demo.processes import Process
 from swarm.errors import CheckpointCorrupt, DaemonDied, SwarmUnreachable
@@ -171,6 +174,16 @@ async def test_a_swarm_that_cannot_be_seen_is_trouble_and_a_place_in_it_that_is_
     assert ended.value.exceptions == (swarm.ended,)
     told = refusal(swarm.ended)
     assert (told.status, told.fault) == (503, "unavailable"), "no fault of the request's"
+
+
+async def test_a_view_of_a_directory_in_which_nobody_is_left_is_none() -> None:
+    connection, directory = Connection(ClientConfig(initial_peers=())), SimpleNamespace(is_connected=True)
+    connection._routes, connection._directory = cast(Any, DigestSwarm()), cast(Any, directory)
+    model = cast(Any, None)
+    assert len((await connection.view(model)).records) == 2
+    directory.is_connected = False
+    with pytest.raises(SwarmUnreachable, match="nobody of the swarm answers"):  # silence is no news of the servers
+        await connection.view(model)
 
 
 @pytest.mark.long
