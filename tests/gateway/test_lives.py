@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -13,7 +17,6 @@ from swarm.demo.fleet import fleet
 from swarm.demo.processes import Process
 from tests.builders import make_llama
 from tests.gateway.digest_gateway import LETTERS, letters_tokenizer
-from tests.gateway.test_models import ask
 from tests.gateway.test_outage import get
 
 pytestmark = pytest.mark.slow
@@ -63,3 +66,12 @@ def wait_for(url: str, words: str) -> None:
     while words not in str(found := get(f"{url}/healthz")):
         assert time.monotonic() < deadline, found
         time.sleep(0.2)
+
+
+def ask(url: str, model: str) -> dict[str, Any] | None:
+    """Return five letters more; None if the model is not there, or not ready."""
+    body = json.dumps({"model": model, "prompt": "ab", "max_tokens": 5, "ignore_eos": True}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+    with suppress(OSError), urllib.request.urlopen(request) as answer:
+        return cast(dict[str, Any], json.load(answer))
+    return None

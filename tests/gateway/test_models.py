@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,17 +12,13 @@ import pytest
 
 from swarm.client import ClientConfig
 from swarm.client.connection import Connection
-from swarm.demo.fleet import fleet
-from swarm.demo.processes import Process
 from swarm.errors import CheckpointCorrupt, DaemonDied, SwarmUnreachable
 from swarm.gateway import models
 from swarm.gateway.faults import Refused, refusal
 from swarm.gateway.models import Models, Served
 from swarm.membership import Joined
-from tests.builders import make_llama
 from tests.client.digest_swarm import DigestSwarm
-from tests.gateway.conftest import MODEL
-from tests.gateway.digest_gateway import LETTERS, letters_tokenizer
+from tests.gateway.digest_gateway import letters_tokenizer
 
 JOINED = Joined(("/ip4/127.0.0.1/tcp/1",), None)
 
@@ -184,33 +176,3 @@ async def test_a_view_of_a_directory_in_which_nobody_is_left_is_none() -> None:
     directory.is_connected = False
     with pytest.raises(SwarmUnreachable, match="nobody of the swarm answers"):  # silence is no news of the servers
         await connection.view(model)
-
-
-@pytest.mark.long
-def test_a_gateway_answers_for_a_model_that_its_swarm_gains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_llama(tmp_path / "letters", vocab_size=len(LETTERS))
-    letters_tokenizer().save_pretrained(tmp_path / "letters")
-    monkeypatch.chdir(tmp_path)
-    with fleet("--threads", "1") as servers:
-        servers.start({"whole": "0:30"})
-        gateway = Process.start("swarm.gateway", "--initial-peers", servers.addr, "--port", "0", log=tmp_path / "log")
-        try:
-            ready = gateway.wait_ready()
-            assert ready["models"] == MODEL
-            servers.start({"other": "0:3"}, model="letters")
-            deadline = time.monotonic() + 40
-            while (answer := ask(ready["url"], "letters")) is None:
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-            assert len(answer["choices"][0]["text"]) == 5
-        finally:
-            assert gateway.stop() == 0
-
-
-def ask(url: str, model: str) -> dict[str, Any] | None:
-    """Return five letters more; None if the model is not there, or not ready."""
-    body = json.dumps({"model": model, "prompt": "ab", "max_tokens": 5, "ignore_eos": True}).encode()
-    request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
-    with suppress(OSError), urllib.request.urlopen(request) as answer:
-        return cast(dict[str, Any], json.load(answer))
-    return None
