@@ -98,17 +98,17 @@ class Reading:
         self._threads, self.best = threads, 0.0
 
     def measure(self) -> float:
-        """Return GB/s, the best of three readings."""
-        found, self.best = max(self._once() for _ in range(3)), self.best
+        """Return GB/s, the best of three readings in one stream a thread, and three in four as our kernels read."""
+        found = max(self._once(streams) for streams in (1, 4) for _ in range(3))
         self.best = max(self.best, found)
         return found
 
-    def _once(self) -> float:
+    def _once(self, streams: int) -> float:
         native, started = library(), time.perf_counter()
         if native is None:
             self._numbers.sum()
         else:
-            native.swarm_read(self._numbers.data_ptr(), self._numbers.nbytes, self._threads)
+            native.swarm_read(self._numbers.data_ptr(), self._numbers.nbytes, self._threads, streams)
         return self._numbers.nbytes / (time.perf_counter() - started) / 1e9
 
 

@@ -76,7 +76,7 @@ def _declared(found: ctypes.CDLL) -> ctypes.CDLL:
         ("swarm_pack", number, number, number, number, pointer, pointer, pointer, pointer),
         ("swarm_quantize", number, pointer, number, pointer, pointer, pointer),
         ("swarm_linear", number, pointer, pointer, pointer, pointer, number, number, number),
-        ("swarm_read", ctypes.c_uint64, pointer, ctypes.c_int64, number),
+        ("swarm_read", ctypes.c_uint64, pointer, ctypes.c_int64, number, number),
         ("swarm_span_workspace", ctypes.c_int64, pointer, ctypes.c_int64, number),
         ("swarm_span_run", number, pointer, pointer, pointer, number),
     ):

@@ -100,17 +100,20 @@ void run_part(void* argument, int thread) {
 struct Reading {
     const uint64_t* from;
     int64_t lines;
+    int streams;
     Pool* pool;
     std::atomic<uint64_t> total;
 };
 
 void read_part(void* argument, int thread) {
     Reading& reading = *static_cast<Reading*>(argument);
-    const int threads = reading.pool->threads();
-    const int64_t last = reading.lines * (thread + 1) / threads;
+    const int parts = reading.pool->threads() * reading.streams;
+    const int64_t each = reading.lines / parts;  // what is left over is not read
+    const uint64_t* first = reading.from + each * 8 * thread * reading.streams;
     uint64_t sums[8] = {};
-    for (int64_t line = reading.lines * thread / threads; line < last; ++line)
-        for (int i = 0; i < 8; ++i) sums[i] += reading.from[line * 8 + i];
+    for (int64_t line = 0; line < each; ++line)
+        for (int stream = 0; stream < reading.streams; ++stream)
+            for (int i = 0; i < 8; ++i) sums[i] += first[(stream * each + line) * 8 + i];
     for (const uint64_t sum : sums) reading.total += sum;
 }
 
@@ -182,11 +185,12 @@ int swarm_linear(const Weight* weight, const void* x, const void* add, void* y, 
     return 0;
 }
 
-// Read `bytes`, in whole lines of 64, once and in order, as the kernels read weights: what it takes is about the least
-// that a step over as many bytes of weights can take. Returns a number that depends on all of them.
-uint64_t swarm_read(const uint64_t* from, int64_t bytes, int threads) {
+// Read `bytes`, in whole lines of 64, once, on each thread in `streams` runs side by side: what it takes is about the
+// least that a step over as many bytes of weights can take. Returns a number that depends on them.
+uint64_t swarm_read(const uint64_t* from, int64_t bytes, int threads, int streams) {
+    if (!from || bytes < 0 || threads < 1 || streams < 1) return 0;
     Lease lease(threads);
-    Reading reading = {from, bytes / 64, &lease.pool(), {0}};
+    Reading reading = {from, bytes / 64, streams, &lease.pool(), {0}};
     lease.pool().run(read_part, &reading);
     return reading.total.load();
 }

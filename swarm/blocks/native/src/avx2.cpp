@@ -125,7 +125,7 @@ template <int ROWS, int PANELS>
 __attribute__((always_inline)) inline void load_tile(const Tile& tile, float (*sums)[PANELS * PANEL],
                                                      __m256 (*y)[2 * PANELS]) {
     for (int row = 0; row < ROWS; ++row)
-        for (int i = 0; i < PANELS; ++i) load_sums(tile, row, tile.panel + i, sums[row] + i * PANEL);
+        for (int i = 0; i < PANELS; ++i) load_sums(tile, row, tile.panel + i * tile.spacing, sums[row] + i * PANEL);
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 8
@@ -140,13 +140,14 @@ __attribute__((always_inline)) inline void store_tile(const Tile& tile, const __
 #pragma GCC unroll 8
         for (int i = 0; i < 2 * PANELS; ++i) _mm256_store_ps(sums[row] + 8 * i, y[row][i]);
     for (int row = 0; row < ROWS; ++row)
-        for (int i = 0; i < PANELS; ++i) store_sums(tile, row, tile.panel + i, sums[row] + i * PANEL, is_last);
+        for (int i = 0; i < PANELS; ++i) store_sums(tile, row, tile.panel + i * tile.spacing, sums[row] + i * PANEL, is_last);
 }
 
 // y += one group's products, times the scales of weights and of x, plus the minimums times the sum of x's codes.
-template <int ROWS, Format FORMAT>
+template <int ROWS, int PANELS, Format FORMAT>
 __attribute__((always_inline)) inline void add_scaled(const uint8_t* header, const float* scales, const float* sums,
-                                                      size_t groups, const __m256i (*acc)[2], __m256 (*y)[2]) {
+                                                      size_t groups, const __m256i (*acc)[2], int panel,
+                                                      __m256 (*y)[2 * PANELS]) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
         const __m256 scale = eight_bfloat16(header + 16 * half);
@@ -156,44 +157,47 @@ __attribute__((always_inline)) inline void add_scaled(const uint8_t* header, con
 #pragma GCC unroll 8
         for (int row = 0; row < ROWS; ++row) {
             const __m256 x_scale = _mm256_set1_ps(scales[row * groups]), product = _mm256_cvtepi32_ps(acc[row][half]);
-            y[row][half] = _mm256_fmadd_ps(product, _mm256_mul_ps(scale, x_scale), y[row][half]);
+            __m256& sum = y[row][2 * panel + half];
+            sum = _mm256_fmadd_ps(product, _mm256_mul_ps(scale, x_scale), sum);
             if constexpr (FORMAT != INT8) {
                 const __m256 x_sum = _mm256_mul_ps(x_scale, _mm256_set1_ps(sums[row * groups]));
-                y[row][half] = _mm256_fmadd_ps(minimum, x_sum, y[row][half]);
+                sum = _mm256_fmadd_ps(minimum, x_sum, sum);
             }
         }
     }
 }
 
-template <int ROWS, Format FORMAT>
+template <int ROWS, int PANELS, Format FORMAT>
 void run_quantized(const Tile& tile) {
-    constexpr int HEADER = FORMAT == INT4 ? 64 : 32, CODES = FORMAT == INT8 ? 512 : 256;
     const size_t width = size_t(tile.weight->in), groups = width / GROUP, row = size_t(tile.row);
-    const uint8_t* header = tile.weight->packed + tile.panel * panel_bytes(FORMAT, tile.weight->in);
-    const uint8_t* packed = header + header_bytes(FORMAT, tile.weight->in);
-    const Ahead<1, HEADER, CODES> ahead(header, panel_bytes(FORMAT, tile.weight->in), packed - header);
+    const int64_t panel_size = panel_bytes(FORMAT, tile.weight->in), jump = panel_size * tile.spacing;
+    const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
     const int8_t* x = tile.x->codes + row * width;
-    alignas(32) float sums[ROWS][PANEL];
-    __m256 y[ROWS][2];
-    load_tile<ROWS, 1>(tile, sums, y);
+    alignas(32) float sums[ROWS][PANELS * PANEL];
+    __m256 y[ROWS][2 * PANELS];
+    load_tile<ROWS, PANELS>(tile, sums, y);
     for (int group = tile.begin; group < tile.end; ++group) {
-        const uint8_t* codes = packed + size_t(group) * CODES;
-        if (tile.row == 0) ahead.fetch(0, group, header + group * HEADER, codes);
-        __m256i acc[ROWS][2] = {};
-        if constexpr (FORMAT == INT8)
-            add_eights<ROWS>(codes, x + group * GROUP, width, acc);
-        else
-            add_fours<ROWS>(codes, x + group * GROUP, width, acc);
+        const Place place = place_of<FORMAT>(group);
         const size_t at = row * groups + size_t(group);
-        add_scaled<ROWS, FORMAT>(header + group * HEADER, tile.x->scales + at, tile.x->sums + at, groups, acc, y);
+#pragma GCC unroll 4
+        for (int panel = 0; panel < PANELS; ++panel) {
+            const uint8_t *codes = packed + panel * jump + place.codes, *header = packed + panel * jump + place.scales;
+            if (tile.row == 0) fetch_ahead<PANELS, HEADER + code_bytes(FORMAT)>(codes);
+            __m256i acc[ROWS][2] = {};
+            if constexpr (FORMAT == INT8)
+                add_eights<ROWS>(codes, x + group * GROUP, width, acc);
+            else
+                add_fours<ROWS>(codes, x + group * GROUP, width, acc);
+            add_scaled<ROWS, PANELS, FORMAT>(header, tile.x->scales + at, tile.x->sums + at, groups, acc, panel, y);
+        }
     }
-    store_tile<ROWS, 1>(tile, y, sums, size_t(tile.end) == groups);
+    store_tile<ROWS, PANELS>(tile, y, sums, size_t(tile.end) == groups);
 }
 
 template <int ROWS, int PANELS>
 void run_bfloat16(const Tile& tile) {
     const int in = tile.weight->in, pairs = (in + 1) / 2;
-    const int64_t panel_size = panel_bytes(BFLOAT16, in);
+    const int64_t panel_size = panel_bytes(BFLOAT16, in), jump = panel_size * tile.spacing;
     const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
     const float* x = tile.x->values + size_t(tile.row) * size_t(in);
     const __m256i upper = _mm256_set1_epi32(int(0xffff0000));
@@ -211,7 +215,7 @@ void run_bfloat16(const Tile& tile) {
     const auto add_pair = [&](int pair, bool is_whole) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; ++panel) {
-            const uint8_t* line = packed + panel * panel_size + 64 * int64_t(pair);
+            const uint8_t* line = packed + panel * jump + 64 * int64_t(pair);
             add(2 * pair, panel, _mm256_slli_epi32(load(line), 16), _mm256_slli_epi32(load(line + 32), 16));
             if (!is_whole) continue;
             const __m256i w0 = _mm256_and_si256(load(line), upper), w1 = _mm256_and_si256(load(line + 32), upper);
@@ -224,8 +228,8 @@ void run_bfloat16(const Tile& tile) {
     store_tile<ROWS, PANELS>(tile, y, sums, tile.end == pairs);
 }
 
-// One row's sums are too few to keep the multipliers busy: more panels at once give it more.
-constexpr int PLAIN_WIDTH[] = {0, 4, 2, 2, 1, 1, 1}, WIDTH[] = {0, 1, 1, 1, 1};
+// A row or two have too few sums to keep multipliers and memory busy: more panels at once give them more.
+constexpr int PLAIN_WIDTH[] = {0, 4, 2, 2, 1, 1, 1}, WIDTH[] = {0, 4, 2, 1, 1};
 constexpr RunTile PLAIN[] = {nullptr,
                              run_bfloat16<1, 1>,
                              run_bfloat16<2, 1>,
@@ -236,11 +240,14 @@ constexpr RunTile PLAIN[] = {nullptr,
 constexpr RunTile WIDE_PLAIN[] = {nullptr, run_bfloat16<1, 4>, run_bfloat16<2, 2>, run_bfloat16<3, 2>,
                                   PLAIN[4], PLAIN[5],           PLAIN[6]};
 template <Format FORMAT>
-constexpr RunTile CODED[] = {nullptr, run_quantized<1, FORMAT>, run_quantized<2, FORMAT>, run_quantized<3, FORMAT>,
-                             run_quantized<4, FORMAT>};
+constexpr RunTile CODED[] = {nullptr, run_quantized<1, 1, FORMAT>, run_quantized<2, 1, FORMAT>,
+                             run_quantized<3, 1, FORMAT>, run_quantized<4, 1, FORMAT>};
+template <Format FORMAT>
+constexpr RunTile WIDE_CODED[] = {nullptr, run_quantized<1, 4, FORMAT>, run_quantized<2, 2, FORMAT>, CODED<FORMAT>[3],
+                                  CODED<FORMAT>[4]};
 
 template <Format FORMAT>
-constexpr Tiling CODED_TILES = {4, FORMAT == INT8 ? 32 : 64, WIDTH, CODED<FORMAT>, CODED<FORMAT>};
+constexpr Tiling CODED_TILES = {4, FORMAT == INT8 ? 32 : 64, WIDTH, CODED<FORMAT>, WIDE_CODED<FORMAT>};
 constexpr Tiling PLAIN_TILES = {6, 256, PLAIN_WIDTH, PLAIN, WIDE_PLAIN};
 
 void linear(const Weight& weight, const Activations& x, float* y, size_t stride, int first, int last) {

@@ -53,7 +53,7 @@ __m512 sixteen_bfloat16(const uint8_t* from) {
 
 // acc[row][panel] += codes of a group times those of x, for unsigned codes.
 template <int ROWS, int PANELS, Format FORMAT>
-inline void add_group(const uint8_t* codes, int64_t panel_size, const int8_t* x, size_t width,
+inline void add_group(const uint8_t* codes, int64_t jump, const int8_t* x, size_t width,
                       __m512i (*acc)[PANELS]) {
     constexpr int LINES = FORMAT == INT8 ? 8 : 4;
     const __m512i low = _mm512_set1_epi8(15);
@@ -62,7 +62,7 @@ inline void add_group(const uint8_t* codes, int64_t panel_size, const int8_t* x,
         __m512i w[PANELS], upper[PANELS];
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; ++panel) {
-            w[panel] = load(codes + panel * panel_size + 64 * line);
+            w[panel] = load(codes + panel * jump + 64 * line);
             if constexpr (FORMAT == INT8) continue;
             upper[panel] = _mm512_and_si512(_mm512_srli_epi16(w[panel], 4), low);
             w[panel] = _mm512_and_si512(w[panel], low);
@@ -87,7 +87,7 @@ template <int ROWS, int PANELS>
 __attribute__((always_inline)) inline void load_tile(const Tile& tile, float (*sums)[PANELS][PANEL],
                                                      __m512 (*y)[PANELS]) {
     for (int row = 0; row < ROWS; ++row)
-        for (int panel = 0; panel < PANELS; ++panel) load_sums(tile, row, tile.panel + panel, sums[row][panel]);
+        for (int panel = 0; panel < PANELS; ++panel) load_sums(tile, row, tile.panel + panel * tile.spacing, sums[row][panel]);
 #pragma GCC unroll 16
     for (int row = 0; row < ROWS; ++row)
 #pragma GCC unroll 4
@@ -103,18 +103,18 @@ __attribute__((always_inline)) inline void store_tile(const Tile& tile, const __
         for (int panel = 0; panel < PANELS; ++panel) _mm512_store_ps(sums[row][panel], y[row][panel]);
     for (int row = 0; row < ROWS; ++row)
         for (int panel = 0; panel < PANELS; ++panel)
-            store_sums(tile, row, tile.panel + panel, sums[row][panel], is_last);
+            store_sums(tile, row, tile.panel + panel * tile.spacing, sums[row][panel], is_last);
 }
 
 // y += one group's products, times the scales of weights and of x, plus the minimums times the sum of x's codes.
 template <int ROWS, int PANELS, Format FORMAT>
-__attribute__((always_inline)) inline void add_scaled(const uint8_t* header, int64_t panel_size, const float* scales,
+__attribute__((always_inline)) inline void add_scaled(const uint8_t* header, int64_t jump, const float* scales,
                                                       const float* sums, size_t groups, const __m512i (*acc)[PANELS],
                                                       __m512 (*y)[PANELS]) {
 #pragma GCC unroll 4
     for (int panel = 0; panel < PANELS; ++panel) {
-        const __m512 scale = sixteen_bfloat16(header + panel * panel_size);
-        const __m512 minimum = FORMAT == INT4             ? sixteen_bfloat16(header + panel * panel_size + 32)
+        const __m512 scale = sixteen_bfloat16(header + panel * jump);
+        const __m512 minimum = FORMAT == INT4             ? sixteen_bfloat16(header + panel * jump + 32)
                                : FORMAT == INT4_SYMMETRIC ? _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f))
                                                           : _mm512_setzero_ps();
 #pragma GCC unroll 8
@@ -131,26 +131,23 @@ __attribute__((always_inline)) inline void add_scaled(const uint8_t* header, int
 
 template <int ROWS, int PANELS, Format FORMAT>
 void run_quantized(const Tile& tile) {
-    constexpr int HEADER = FORMAT == INT4 ? 64 : 32, CODES = FORMAT == INT8 ? 512 : 256;
-    const size_t width = size_t(tile.weight->in), groups = width / GROUP;
-    const int64_t panel_size = panel_bytes(FORMAT, tile.weight->in);
-    const uint8_t* header = tile.weight->packed + tile.panel * panel_size;
-    const uint8_t* packed = header + header_bytes(FORMAT, tile.weight->in);
-    const Ahead<PANELS, HEADER, CODES> ahead(header, panel_size, packed - header);
-    const int8_t* x = tile.x->codes + size_t(tile.row) * width;
+    const size_t width = size_t(tile.weight->in), groups = width / GROUP, row = size_t(tile.row);
+    const int64_t panel_size = panel_bytes(FORMAT, tile.weight->in), jump = panel_size * tile.spacing;
+    const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
+    const int8_t* x = tile.x->codes + row * width;
     alignas(64) float sums[ROWS][PANELS][PANEL];
     __m512 y[ROWS][PANELS];
     load_tile<ROWS, PANELS>(tile, sums, y);
     for (int group = tile.begin; group < tile.end; ++group) {
-        const uint8_t* codes = packed + size_t(group) * CODES;
+        const Place place = place_of<FORMAT>(group);
+        const uint8_t* codes = packed + place.codes;
         if (tile.row == 0)
             for (int panel = 0; panel < PANELS; ++panel)
-                ahead.fetch(panel, group, header + panel * panel_size + group * HEADER, codes + panel * panel_size);
+                fetch_ahead<PANELS, HEADER + code_bytes(FORMAT)>(codes + panel * jump);
         __m512i acc[ROWS][PANELS] = {};
-        add_group<ROWS, PANELS, FORMAT>(codes, panel_size, x + group * GROUP, width, acc);
-        const size_t at = size_t(tile.row) * groups + size_t(group);
-        add_scaled<ROWS, PANELS, FORMAT>(header + group * HEADER, panel_size, tile.x->scales + at, tile.x->sums + at,
-                                         groups, acc, y);
+        add_group<ROWS, PANELS, FORMAT>(codes, jump, x + group * GROUP, width, acc);
+        const size_t at = row * groups + size_t(group);
+        add_scaled<ROWS, PANELS, FORMAT>(packed + place.scales, jump, tile.x->scales + at, tile.x->sums + at, groups, acc, y);
     }
     store_tile<ROWS, PANELS>(tile, y, sums, size_t(tile.end) == groups);
 }
@@ -158,7 +155,7 @@ void run_quantized(const Tile& tile) {
 template <int ROWS, int PANELS>
 void run_bfloat16(const Tile& tile) {
     const int in = tile.weight->in, pairs = (in + 1) / 2;
-    const int64_t panel_size = panel_bytes(BFLOAT16, in);
+    const int64_t panel_size = panel_bytes(BFLOAT16, in), jump = panel_size * tile.spacing;
     const uint8_t* packed = tile.weight->packed + tile.panel * panel_size;
     const float* x = tile.x->values + size_t(tile.row) * size_t(in);
     const __m512i upper = _mm512_set1_epi32(int(0xffff0000));
@@ -169,7 +166,7 @@ void run_bfloat16(const Tile& tile) {
         __m512i both[PANELS];
 #pragma GCC unroll 4
         for (int panel = 0; panel < PANELS; ++panel) {
-            const uint8_t* line = packed + panel * panel_size + 64 * int64_t(pair);
+            const uint8_t* line = packed + panel * jump + 64 * int64_t(pair);
             both[panel] = load(line);
         }
 #pragma GCC unroll 2
@@ -196,7 +193,7 @@ void run_bfloat16(const Tile& tile) {
 }
 
 // 32 registers: 12 rows x 2 panels of sums for bfloat16; 6 x 2 of sums and as many of whole numbers for codes.
-constexpr int PLAIN_WIDTH[] = {0, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2}, WIDTH[] = {0, 2, 2, 2, 2, 2, 2};
+constexpr int PLAIN_WIDTH[] = {0, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2}, WIDTH[] = {0, 4, 2, 2, 2, 2, 2};
 template <int PANELS>
 constexpr RunTile PLAIN[] = {nullptr,
                              run_bfloat16<1, PANELS>,
@@ -224,7 +221,16 @@ constexpr RunTile CODED[] = {nullptr,
                              run_quantized<6, PANELS, FORMAT>};
 
 template <Format FORMAT>
-constexpr Tiling CODED_TILES = {6, FORMAT == INT8 ? 32 : 64, WIDTH, CODED<1, FORMAT>, CODED<2, FORMAT>};
+constexpr RunTile WIDE_CODED[] = {nullptr,
+                                  run_quantized<1, 4, FORMAT>,
+                                  CODED<2, FORMAT>[2],
+                                  CODED<2, FORMAT>[3],
+                                  CODED<2, FORMAT>[4],
+                                  CODED<2, FORMAT>[5],
+                                  CODED<2, FORMAT>[6]};
+
+template <Format FORMAT>
+constexpr Tiling CODED_TILES = {6, FORMAT == INT8 ? 32 : 64, WIDTH, CODED<1, FORMAT>, WIDE_CODED<FORMAT>};
 constexpr Tiling PLAIN_TILES = {12, 128, PLAIN_WIDTH, PLAIN<1>, WIDE_PLAIN};
 
 void linear(const Weight& weight, const Activations& x, float* y, size_t stride, int first, int last) {

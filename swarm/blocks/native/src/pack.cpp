@@ -8,34 +8,51 @@ namespace {
 
 // to[step][output] = from[output][step] ^ flip, in words of T; outputs beyond `valid` become `flip`.
 template <typename T>
-void transpose(const T* from, size_t stride, int valid, int64_t steps, int64_t to_stride, T flip, T* to) {
-    for (int64_t step = 0; step < steps; ++step, to += to_stride)
+void transpose(const T* from, size_t stride, int valid, int steps, T flip, uint8_t* packed) {
+    T* to = reinterpret_cast<T*>(packed);
+    for (int step = 0; step < steps; ++step, to += PANEL)
         for (int output = 0; output < PANEL; ++output)
             to[output] = output < valid ? T(from[size_t(output) * stride + size_t(step)] ^ flip) : flip;
 }
 
-// As above for an odd number of bfloat16 inputs, whose rows are not made of whole words.
-void pair_up(const uint16_t* from, int in, int valid, uint16_t* to) {
-    for (int64_t i = 0; i < in + in % 2; ++i)
+// A canonical matrix from one of its outputs on; `valid` of them exist.
+struct Source {
+    const uint8_t* codes;
+    const uint16_t *scales, *minimums;
+    int in, valid;
+};
+
+void pack_pairs(const Source& from, uint8_t* packed) {
+    const int in = from.in;
+    if (in % 2 == 0)
+        return transpose(reinterpret_cast<const uint32_t*>(from.codes), size_t(in / 2), from.valid, in / 2, 0u, packed);
+    const uint16_t* numbers = reinterpret_cast<const uint16_t*>(from.codes);  // its rows are not made of whole words
+    uint16_t* to = reinterpret_cast<uint16_t*>(packed);
+    for (int i = 0; i < in + 1; ++i)
         for (int output = 0; output < PANEL; ++output)
-            to[(i / 2 * PANEL + output) * 2 + i % 2] = output < valid && i < in ? from[int64_t(output) * in + i] : 0;
+            to[(i / 2 * PANEL + output) * 2 + i % 2] = output < from.valid && i < in ? numbers[int64_t(output) * in + i] : 0;
 }
 
-void pack_panel(Format format, int in, int valid, const uint8_t* codes, const uint16_t* scales,
-                const uint16_t* minimums, uint8_t* packed) {
-    if (format == BFLOAT16 && in % 2)
-        return pair_up(reinterpret_cast<const uint16_t*>(codes), in, valid, reinterpret_cast<uint16_t*>(packed));
-    const int64_t header = header_bytes(format, in), groups = in / GROUP;
-    const int64_t words = format == BFLOAT16 ? in / 2 : format == INT8 ? in / 4 : in / 8;  // of 4 bytes, an output
-    std::memset(packed, 0, size_t(header));
-    if (format != BFLOAT16)
-        transpose<uint16_t>(scales, size_t(groups), valid, groups, format == INT4 ? 2 * PANEL : PANEL, 0,
-                            reinterpret_cast<uint16_t*>(packed));
-    if (format == INT4)
-        transpose<uint16_t>(minimums, size_t(groups), valid, groups, 2 * PANEL, 0,
-                            reinterpret_cast<uint16_t*>(packed) + PANEL);
-    transpose<uint32_t>(reinterpret_cast<const uint32_t*>(codes), size_t(words), valid, words, PANEL,
-                        format == INT8 ? 0x80808080u : 0u, reinterpret_cast<uint32_t*>(packed + header));
+template <Format FORMAT>
+void pack_groups(const Source& from, uint8_t* packed) {
+    constexpr int WORDS = code_bytes(FORMAT) / PANEL / 4;  // of 4 bytes, an output's in a group
+    const int groups = from.in / GROUP;
+    for (int group = 0; group < groups; ++group) {
+        const Place place = place_of<FORMAT>(group);
+        uint8_t* header = packed + place.scales;
+        if (group % groups_per_header(FORMAT) == 0) std::memset(header, 0, HEADER);
+        transpose(from.scales + group, size_t(groups), from.valid, 1, uint16_t(0), header);
+        if (FORMAT == INT4)
+            transpose(from.minimums + group, size_t(groups), from.valid, 1, uint16_t(0), header + 2 * PANEL);
+        transpose(reinterpret_cast<const uint32_t*>(from.codes) + group * WORDS, size_t(groups * WORDS), from.valid, WORDS,
+                  FORMAT == INT8 ? 0x80808080u : 0u, packed + place.codes);
+    }
+}
+
+void pack_panel(Format format, const Source& from, uint8_t* packed) {
+    if (format == BFLOAT16) return pack_pairs(from, packed);
+    if (format == INT8) return pack_groups<INT8>(from, packed);
+    return format == INT4 ? pack_groups<INT4>(from, packed) : pack_groups<INT4_SYMMETRIC>(from, packed);
 }
 
 int64_t row_bytes(Format format, int in) { return format == BFLOAT16 ? int64_t(in) * 2 : format == INT8 ? in : in / 2; }
@@ -54,9 +71,10 @@ void pack(Format format, int out, int in, const void* codes, const uint16_t* sca
     for (int panel = 0; panel < panels(out); ++panel) {
         const int64_t output = int64_t(panel) * PANEL;
         const int valid = out - output < PANEL ? int(out - output) : PANEL;
-        pack_panel(format, in, valid, static_cast<const uint8_t*>(codes) + output * row_bytes(format, in),
-                   scales ? scales + output * groups : nullptr, minimums ? minimums + output * groups : nullptr,
-                   packed + panel * panel_bytes(format, in));
+        const Source from = {static_cast<const uint8_t*>(codes) + output * row_bytes(format, in),
+                             scales ? scales + output * groups : nullptr,
+                             minimums ? minimums + output * groups : nullptr, in, valid};
+        pack_panel(format, from, packed + panel * panel_bytes(format, in));
     }
 }
 

@@ -72,18 +72,18 @@ void run_group(const uint8_t* header, const uint8_t* codes, const int8_t* x, flo
 
 template <Format FORMAT>
 void run_quantized(const Tile& tile) {
-    constexpr int HEADER = FORMAT == INT4 ? 64 : 32, CODES = FORMAT == INT8 ? 512 : 256;
     const int in = tile.weight->in, groups = in / GROUP;
-    const uint8_t* header = tile.weight->packed + tile.panel * panel_bytes(FORMAT, in);
-    const uint8_t* codes = header + header_bytes(FORMAT, in);
+    const uint8_t* packed = tile.weight->packed + tile.panel * panel_bytes(FORMAT, in);
     const size_t row = size_t(tile.row);
     const int8_t* x = tile.x->codes + row * size_t(in);
     float y[PANEL];
     load_sums(tile, 0, tile.panel, y);
-    for (int group = tile.begin; group < tile.end; ++group)
-        run_group<FORMAT>(header + group * HEADER, codes + group * CODES, x + group * GROUP,
-                          tile.x->scales[row * size_t(groups) + size_t(group)],
-                          tile.x->sums[row * size_t(groups) + size_t(group)], y);
+    for (int group = tile.begin; group < tile.end; ++group) {
+        const Place place = place_of<FORMAT>(group);
+        const size_t at = row * size_t(groups) + size_t(group);
+        run_group<FORMAT>(packed + place.scales, packed + place.codes, x + group * GROUP, tile.x->scales[at],
+                          tile.x->sums[at], y);
+    }
     store_sums(tile, 0, tile.panel, y, tile.end == groups);
 }
 

@@ -1,5 +1,9 @@
 // The way through a product, the same for every instruction set: tiles of rows under one or a few panels.
 //
+// A tile of several panels takes them far apart: with W of them, the panels of a call are cut into W runs, and each tile
+// goes one panel on in all of them. So memory is read in W long streams, each from its beginning to its end, which one
+// core reads faster than a single one, and which the machine's own prefetching follows across panels.
+//
 // With few rows a panel streams through once. With many, its inputs are taken a stretch at a time, so that its weights
 // stay in the first cache while all rows pass over them. Sums in progress rest in y between two stretches: a float32
 // comes back from memory as it went, so this changes no bit. Static, as all that is compiled more than once.
@@ -10,13 +14,13 @@
 namespace swarm {
 namespace {
 
-// One tile: rows [row, row + ROWS) of x under the panels [panel, panel + PANELS), over the steps [begin, end).
+// One tile: rows [row, row + ROWS) of x under PANELS panels, `spacing` apart, over the steps [begin, end).
 struct Tile {
     const Weight* weight;
     const Activations* x;
     float* y;
     size_t stride;
-    int row, panel, begin, end;
+    int row, panel, spacing, begin, end;
 };
 
 using RunTile = void (*)(const Tile& tile);
@@ -24,58 +28,35 @@ using RunTile = void (*)(const Tile& tile);
 // The tiles that one format has: for `n` rows, `narrow[n]` does one panel and `wide[n]` does `width[n]` of them.
 struct Tiling {
     int rows;     // most rows of a tile
-    int stretch;  // steps that share the first cache with the rows that pass
+    int stretch;  // steps that share the first cache with the rows that pass; even, as groups share headers in pairs
     const int* width;
     const RunTile *narrow, *wide;
 };
 
-// Fetches codes, scales and minimums before they are used, for the first rows that pass over a panel: the others find it
-// in the cache. In two steps: the first cache has too few open requests for the long way from memory, the second has enough. The far one goes
-// through all bytes of the panels, so that it meets the next tile's as well, small as they may be. Measured (Zen 4, AVX2,
-// one row and thread, 8B and SmolLM2 shapes in large pages): int8 24 and 20 GB/s, with the near one alone 19 and 13, with
-// none 19 and 9. BFLOAT16, without scales in between, is best left to the machine's own prefetching: 29 GB/s against 23.
-// Beyond the last weight nothing is read, only asked for.
-template <int PANELS, int HEADER, int CODES>
-struct Ahead {
-    static constexpr int FAR = 16384, NEAR = 1024, NEAR_GROUPS = 4, BYTES = HEADER + CODES;
-    const uint8_t* from;
-    int64_t panel_size, begin;
-
-    Ahead(const uint8_t* panel, int64_t panel_size, int64_t header_size)
-        : from(panel + (header_size + FAR) / panel_size * PANELS * panel_size), panel_size(panel_size),
-          begin((header_size + FAR) % panel_size) {}
-
-    __attribute__((always_inline)) inline void fetch(int panel, int group, const uint8_t* header,
-                                                     const uint8_t* codes) const {
-        int64_t at = begin + int64_t(group) * BYTES;
-        if (at >= panel_size) at += (PANELS - 1) * panel_size;  // the next tile's panel
-        const uint8_t* line = from + panel * panel_size + at;
+// Asks for the bytes that one of PANELS streams needs soon, for the first rows that pass over a panel: the others find
+// them in the cache. The machine's own prefetching fetches them into its outer caches; this brings them into the first,
+// which has few requests open at a time, so that further ahead is worse. Beyond the last weight nothing is read, only
+// asked for.
+template <int PANELS, int BYTES>
+__attribute__((always_inline)) inline void fetch_ahead(const uint8_t* codes) {
+    constexpr int AHEAD = 2048 / PANELS;
 #pragma GCC unroll 16
-        for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(line + i, 0, 2);
-#pragma GCC unroll 16
-        for (int i = 0; i < CODES; i += 64) __builtin_prefetch(codes + NEAR + i, 0, 3);
-        __builtin_prefetch(header + NEAR_GROUPS * HEADER, 0, 3);
-    }
-};
+    for (int i = 0; i < BYTES; i += 64) __builtin_prefetch(codes + AHEAD + i, 0, 3);
+}
 
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
-void run_rows(const Tiling& tiling, Tile tile, int panels_left, int* done) {
+// All rows under `width` panels. They are shared out evenly; parts that have no tile so wide take one panel at a time.
+void run_rows(const Tiling& tiling, Tile tile, int width, int parts) {
     const int rows = tile.x->rows;
-    const int parts = (rows + tiling.rows - 1) / tiling.rows;
-    // All tiles of a panel must take as many panels, so the widest tile decides; the others have as many rows or less.
-    const int most = (rows + parts - 1) / parts;
-    const bool is_wide = panels_left >= tiling.width[most];
-    *done = is_wide ? tiling.width[most] : 1;
     for (int part = 0; part < parts; ++part) {
-        const int next = int(int64_t(rows) * (part + 1) / parts);
-        const int n = next - tile.row;
-        if (is_wide && tiling.width[n] == *done) {
+        const int next = int(int64_t(rows) * (part + 1) / parts), n = next - tile.row;
+        if (width > 1 && tiling.width[n] == width) {
             tiling.wide[n](tile);
         } else {
-            for (int i = 0; i < *done; ++i) {
+            for (int i = 0; i < width; ++i) {
                 Tile single = tile;
-                single.panel += i;
+                single.panel += i * tile.spacing;
                 tiling.narrow[n](single);
             }
         }
@@ -85,11 +66,16 @@ void run_rows(const Tiling& tiling, Tile tile, int panels_left, int* done) {
 
 void run_tiles(const Tiling& tiling, int steps, const Weight& weight, const Activations& x, float* y, size_t stride,
                int first, int last) {
-    const int stretch = x.rows > tiling.rows ? tiling.stretch : steps;
-    for (int panel = first, done = 1; panel < last; panel += done)
+    const int parts = (x.rows + tiling.rows - 1) / tiling.rows, stretch = parts > 1 ? tiling.stretch : steps;
+    const auto run = [&](int panel, int spacing, int width) {
         for (int begin = 0; begin < steps; begin += stretch)
-            run_rows(tiling, {&weight, &x, y, stride, 0, panel, begin, smaller(begin + stretch, steps)}, last - panel,
-                     &done);
+            run_rows(tiling, {&weight, &x, y, stride, 0, panel, spacing, begin, smaller(begin + stretch, steps)}, width,
+                     parts);
+    };
+    // The largest part decides how wide tiles are: fewer rows leave room for as many panels or more.
+    const int width = tiling.width[(x.rows + parts - 1) / parts], spacing = (last - first) / width;
+    for (int i = 0; i < spacing; ++i) run(first + i, spacing, width);
+    for (int panel = first + spacing * width; panel < last; ++panel) run(panel, 1, 1);
 }
 
 // What one instruction set has for each format.
