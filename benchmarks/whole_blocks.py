@@ -31,8 +31,8 @@ COPIES = {"SmolLM2": 30, "1B": 3, "8B": 2}
 CONTEXT = 160
 """Tokens before the ones that are timed."""
 
-SAMPLES = 15
-"""Decode steps timed for each format and number of rows; five prompts."""
+TURNS, STEPS = 5, 4
+"""How often each format has its turn for each number of rows, and decode steps timed in one; of prompts, one."""
 
 FORMATS: dict[str, Callable[[Tensor], Weight]] = {
     "bf16": lambda weight: weight.bfloat16(),
@@ -65,9 +65,11 @@ def measure(model: str, rows: list[int], read: Callable[[], float]) -> list[dict
     for count in rows:
         times: dict[str, list[float]] = {name: [] for name in spans}
         bandwidth = read()
-        for _ in range(SAMPLES if count <= 16 else 5):
+        for _ in range(TURNS):
             for name, span in spans.items():
-                times[name].append(span.run(count))
+                if count <= 16:
+                    span.run(count)  # as in a decode, where each step follows another one of the same kind
+                times[name] += [span.run(count) for _ in range(STEPS if count <= 16 else 1)]
         bandwidth = max(bandwidth, read())
         for name, span in spans.items():
             seconds = median(times[name]) / COPIES[model]
